@@ -1,0 +1,30 @@
+PYTHON ?= python3
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-demo demo test check bench clean
+
+help:  ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup:  ## install all that development needs into .venv and .venv-peers
+	@scripts/setup.sh all
+
+setup-demo:
+	@scripts/setup.sh demo
+
+demo: setup-demo  ## show a sync on this machine, with a server of its own
+	@.venv/bin/python -m demo
+
+test: setup  ## run every check and every test
+	@scripts/test.sh
+
+check: setup  ## lint, format and types
+	@scripts/check.sh
+
+bench: setup  ## measure against rsync and rclone; options in BENCH, such as BENCH=--quick
+	@.venv/bin/python -m benchmarks $(BENCH)
+
+clean:  ## remove what was installed and cached here
+	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov .coverage dist build
+	find src testbed tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
