@@ -1,0 +1,94 @@
+"""Everything that the files of a changing tree have ever held, kept on disk, to check a mirror against.
+
+The writer records each change *before* it makes it, so whatever a reader of the tree can have seen is in the
+history. For each file there is a folder of the same relative path: `versions` lists the SHA-256 of every
+content of a state file, and the files `0`, `1`, ... hold the generations of a log. A generation ends when the
+log is cut or replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+LOG_NAMES = ("events.jsonl", "logs.txt")
+
+
+def is_log(relative: str) -> bool:
+    """Whether a file is append-only by its name."""
+    return relative.rpartition("/")[2] in LOG_NAMES
+
+
+def is_run_file(relative: str) -> bool:
+    """Whether a file of the tree is one to follow: not hidden, not temporary, not a lock."""
+    name = relative.rpartition("/")[2]
+    hidden = any(part.startswith(".") for part in relative.split("/"))
+    return not hidden and not name.endswith((".lock", ".tmp"))
+
+
+class History:
+    """The versions of all files of one tree, kept below `directory`, by paths relative to the tree."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def record_tree(self, root: Path) -> None:
+        """Record what all the run files below `root` hold now."""
+        for path in sorted(root.rglob("*")):
+            relative = path.relative_to(root).as_posix()
+            if path.is_file() and is_run_file(relative):
+                self.record(relative, path.read_bytes())
+
+    def record(self, relative: str, content: bytes) -> None:
+        """Record a new content: a version of a state file, or a new generation of a log."""
+        folder = self.directory / relative
+        folder.mkdir(parents=True, exist_ok=True)
+        if is_log(relative):
+            (folder / str(self._generations(folder))).write_bytes(content)
+        else:
+            with (folder / "versions").open("a", encoding="ascii") as versions:
+                versions.write(hashlib.sha256(content).hexdigest() + "\n")
+
+    def record_append(self, relative: str, data: bytes) -> None:
+        """Record that `data` is about to be appended to a log."""
+        folder = self.directory / relative
+        with (folder / str(self._generations(folder) - 1)).open("ab") as generation:
+            generation.write(data)
+
+    def paths(self) -> set[str]:
+        """Every file that has ever been in the tree."""
+        leaves = {path.parent for path in self.directory.rglob("*") if path.is_file()}
+        return {leaf.relative_to(self.directory).as_posix() for leaf in leaves}
+
+    def fault(self, relative: str, content: bytes) -> str | None:
+        """What is wrong with `content` as a mirror's copy of this file, or None if the file once held it.
+
+        A copy of a log is right if it is a prefix of one of its generations and ends at a record boundary.
+        """
+        folder = self.directory / relative
+        if not folder.is_dir():
+            return f"{relative} was never in the tree"
+        if not is_log(relative):
+            known = (folder / "versions").read_text(encoding="ascii").split()
+            digest = hashlib.sha256(content).hexdigest()
+            return None if digest in known else f"{relative} was never like this ({len(content)} bytes)"
+        if content and not content.endswith(b"\n"):
+            return f"{relative} ends within a record ({content[-40:]!r})"
+        for number in range(self._generations(folder)):
+            if (folder / str(number)).read_bytes().startswith(content):
+                return None
+        return f"{relative} is no prefix of any version ({len(content)} bytes)"
+
+    def faults(self, mirror: Path) -> list[str]:
+        """What is wrong in a whole mirror; empty if nothing is. Files that are missing are no fault here."""
+        found = []
+        for path in sorted(mirror.rglob("*")):
+            relative = path.relative_to(mirror).as_posix()
+            if is_run_file(relative) and path.is_file():
+                fault = self.fault(relative, path.read_bytes())
+                found += [fault] if fault else []
+        return found
+
+    @staticmethod
+    def _generations(folder: Path) -> int:
+        return sum(1 for each in folder.iterdir() if each.name.isdigit())
