@@ -61,7 +61,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--runs", type=int, default=100, help="runs to sync, of 15 files each")
     add("--rtt-ms", type=float, default=50.0, metavar="MS", help="round-trip time")
     add("--rate", type=float, default=None, metavar="BYTES/S", help="rate of the line each way")
-    add("--methods", default="manifest,walk", help="methods of runicorn sync; the marks are for the first")
+    add("--methods", default="manifest,walk", help="methods of runicorn sync")
     add("--program", default=installed_program(), help="the runicorn command to measure")
     add("--scratch", type=Path, default=None, help="folder for trees and mirrors")
     values = vars(parser.parse_args(arguments))
@@ -126,7 +126,7 @@ def main() -> int:
         samples = time_syncs(options, root, runs, ours)
         counted = count(root, runs, ours, generate_command(options.program, root), options.repetitions)
         generations = time_generations(options, Path(folder))
-    marks = bars(samples, counted, generations, ours[0].name)
+    marks = bars(samples, counted, generations, options.runs)
     tables = [
         *report.sync_table(samples),
         *report.request_table(counted),

@@ -6,15 +6,17 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.contenders import HANDSHAKE, RCLONE, RSYNC
+from benchmarks.contenders import RCLONE, RSYNC, own_name
 from benchmarks.generating import Generation
 from benchmarks.requests import Counted
-from benchmarks.scenes import CHANGED, FIRST, SCENES, UNCHANGED, Sample
+from benchmarks.scenes import CHANGED, FIRST, UNCHANGED, Sample
 
-REQUESTS = {FIRST: 60, UNCHANGED: 8, CHANGED: 10}
-FIRST_TO_RSYNC = 0.7
-HANDSHAKE_ALLOWANCE = 0.3
-CLIENT_BYTES = 250_000_000
+REQUESTS = {UNCHANGED: 8, CHANGED: 60}
+REQUESTS_PER_FILE, REQUESTS_BESIDE = 3, 20
+FILES_PER_RUN = 15
+FIRST_TO_RSYNC = 1.5
+RCLONE_TO_MANIFEST, RCLONE_TO_WALK = 15, 10
+MANIFEST, WALK = "manifest", "walk"
 GENERATE_SECONDS, GENERATE_FILES = 0.5, 15_000
 LARGE_BYTES, LARGE_RUNS = 600_000_000, 100_000
 
@@ -55,39 +57,54 @@ def median_seconds(samples: Sequence[Sample], contender: str, scene: str) -> flo
 
 
 def bars(
-    samples: Sequence[Sample], counted: Sequence[Counted], generations: Sequence[Generation], name: str
+    samples: Sequence[Sample], counted: Sequence[Counted], generations: Sequence[Generation], runs: int
 ) -> list[Bar]:
-    """All marks, for the contender of this name."""
-    requests = [
-        Bar(f"{name}: requests, {c.scene}", None if c.trouble else c.requests, REQUESTS[c.scene], "requests")
-        for c in counted
-        if c.contender == name
+    """All marks; ``runs`` is the number of runs that were synced."""
+    of_counts = [
+        bar for each in counted if each.contender == own_name(MANIFEST) for bar in _counted_bars(each, runs)
     ]
     of_generations = [bar for generation in generations for bar in _generation_bars(generation)]
-    return _sync_bars(samples, name) + requests + of_generations
+    return _sync_bars(samples) + of_counts + of_generations
 
 
-def _sync_bars(samples: Sequence[Sample], name: str) -> list[Bar]:
-    def scaled(contender: str, scene: str, factor: float) -> float | None:
-        seconds = median_seconds(samples, contender, scene)
+def _counted_bars(counted: Counted, runs: int) -> list[Bar]:
+    allowed = REQUESTS.get(counted.scene, REQUESTS_PER_FILE * FILES_PER_RUN * runs + REQUESTS_BESIDE)
+    what = f"{counted.contender}: {counted.scene}"
+    found = [Bar(f"{what}, requests", None if counted.trouble else counted.requests, allowed, "requests")]
+    if counted.bytes_allowed is not None:
+        received = None if counted.trouble else counted.bytes_down
+        found.append(Bar(f"{what}, bytes received", received, counted.bytes_allowed, "bytes"))
+    return found
+
+
+def _sync_bars(samples: Sequence[Sample]) -> list[Bar]:
+    def first(contender: str) -> float | None:
+        return median_seconds(samples, contender, FIRST)
+
+    def share(contender: str, factor: float) -> float | None:
+        seconds = first(contender)
         return None if seconds is None else seconds * factor
 
-    handshake = median_seconds(samples, HANDSHAKE, UNCHANGED)
-    allowed = None if handshake is None else handshake + HANDSHAKE_ALLOWANCE
-    mine = {scene: median_seconds(samples, name, scene) for scene in SCENES}
-    peaks = [s.cost.peak_bytes for s in samples if s.contender == name and not s.cost.trouble]
-    peak = max(peaks) / 1e6 if peaks else None
+    manifest, walk = own_name(MANIFEST), own_name(WALK)
     return [
         Bar(
-            f"{name}: first sync, {FIRST_TO_RSYNC} x rsync",
-            mine[FIRST],
-            scaled(RSYNC, FIRST, FIRST_TO_RSYNC),
+            f"{manifest}: first sync, {FIRST_TO_RSYNC} x rsync",
+            first(manifest),
+            share(RSYNC, FIRST_TO_RSYNC),
             "s",
         ),
-        Bar(f"{name}: first sync, faster than rclone", mine[FIRST], scaled(RCLONE, FIRST, 1), "s"),
-        Bar(f"{name}: nothing changed, ssh + {HANDSHAKE_ALLOWANCE} s", mine[UNCHANGED], allowed, "s"),
-        Bar(f"{name}: 5 runs changed, no slower than rsync", mine[CHANGED], scaled(RSYNC, CHANGED, 1), "s"),
-        Bar(f"{name}: memory of the client", peak, CLIENT_BYTES / 1e6, "MB"),
+        Bar(
+            f"{manifest}: first sync, {RCLONE_TO_MANIFEST} x faster than rclone",
+            first(manifest),
+            share(RCLONE, 1 / RCLONE_TO_MANIFEST),
+            "s",
+        ),
+        Bar(
+            f"{walk}: first sync, {RCLONE_TO_WALK} x faster than rclone",
+            first(walk),
+            share(RCLONE, 1 / RCLONE_TO_WALK),
+            "s",
+        ),
     ]
 
 

@@ -82,7 +82,7 @@ class Runicorn:
     @property
     def name(self) -> str:
         """What the tables call it."""
-        return OURS.format(self.method)
+        return own_name(self.method)
 
     def command(self, source: Source, mirror: Path) -> list[str]:
         """The command that brings `mirror` up to date once."""
@@ -100,6 +100,11 @@ class Handshake:
     def command(self, source: Source, mirror: Path) -> list[str]:  # noqa: ARG002
         """The command that logs in, does nothing and logs out."""
         return [*source.access.ssh_command(source.port), HOST, "true"]
+
+
+def own_name(method: str) -> str:
+    """What the tables call `runicorn sync` by a method."""
+    return OURS.format(method)
 
 
 def installed_program() -> str:

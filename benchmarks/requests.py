@@ -14,6 +14,10 @@ from testbed.counting import Counts, read_counts, reset_counts, subsystem_comman
 from testbed.sshd import Sshd
 
 
+APPEND_FACTOR = 1.2
+APPEND_ALLOWANCE = 64 * 1024
+
+
 @dataclass(frozen=True)
 class Counted:
     """What the server saw of one sync; bytes are those of the SFTP streams, before encryption."""
@@ -26,6 +30,7 @@ class Counted:
     sessions: int
     bytes_up: int
     bytes_down: int
+    bytes_allowed: int | None
     trouble: str
 
 
@@ -43,20 +48,26 @@ def count(
         with Sshd(subsystem=subsystem_command(counts)) as server:
             source = Source(root, server.access, server.port)
             for scene in SCENES:
-                if scene == CHANGED:
-                    change_runs(runs, repetition)
+                appended = change_runs(runs, repetition) if scene == CHANGED else None
                 publish(generate)
+                allowed = None if appended is None else _bytes_allowed(root, appended)
                 for contender in ours:
                     mirror = mirrors / contender.method
                     mirror.mkdir(parents=True, exist_ok=True)
                     reset_counts(counts)
                     trouble = run(contender.command(source, mirror)).trouble
                     trouble = trouble or difference(root, mirror)
-                    found.append(_counted(contender.name, scene, read_counts(counts), trouble))
+                    found.append(_counted(contender.name, scene, read_counts(counts), allowed, trouble))
     return found
 
 
-def _counted(contender: str, scene: str, counts: Counts, trouble: str) -> Counted:
+def _bytes_allowed(root: Path, appended: int) -> int:
+    """What a sync of appended bytes may receive: them, the manifest, and a little."""
+    manifest = root / ".runicorn" / "full_manifest.json.gz"
+    return round(APPEND_FACTOR * appended) + manifest.stat().st_size + APPEND_ALLOWANCE
+
+
+def _counted(contender: str, scene: str, counts: Counts, bytes_allowed: int | None, trouble: str) -> Counted:
     return Counted(
         contender,
         scene,
@@ -66,5 +77,6 @@ def _counted(contender: str, scene: str, counts: Counts, trouble: str) -> Counte
         counts.sessions,
         counts.bytes_up,
         counts.bytes_down,
+        bytes_allowed,
         trouble or ("" if counts.sessions else "reached no SFTP server"),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import filecmp
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -52,7 +51,6 @@ def play(stage: Stage, contenders: Sequence[Contender], repetition: int) -> Iter
     """
     turn = repetition % len(contenders)
     ordered = [*contenders[turn:], *contenders[:turn]]
-    shutil.rmtree(stage.mirrors, ignore_errors=True)
     for scene in SCENES:
         if scene == CHANGED:
             change_runs(stage.runs, repetition)
@@ -61,10 +59,10 @@ def play(stage: Stage, contenders: Sequence[Contender], repetition: int) -> Iter
             yield _sync(stage, contender, scene, repetition)
 
 
-def change_runs(runs: Sequence[Path], repetition: int) -> None:
-    """Let five runs go on, others in each repetition."""
-    for number in range(CHANGED_RUNS):
-        append_run(runs[(repetition * CHANGED_RUNS + number) * 7 % len(runs)], CHANGED_LINES)
+def change_runs(runs: Sequence[Path], repetition: int) -> int:
+    """Let five runs go on (status, events, logs), others in each repetition; returns the bytes appended."""
+    chosen = (runs[(repetition * CHANGED_RUNS + number) * 7 % len(runs)] for number in range(CHANGED_RUNS))
+    return sum(append_run(run, CHANGED_LINES, summary=False) for run in chosen)
 
 
 def publish(generate: Sequence[str]) -> None:
@@ -88,7 +86,9 @@ def difference(root: Path, mirror: Path) -> str:
 
 
 def _sync(stage: Stage, contender: Contender, scene: str, repetition: int) -> Sample:
-    mirror = stage.mirrors / contender.name.replace(" ", "_")
+    # No mirror is removed before the end: file systems are slow to reuse what was just removed, and not
+    # equally slow to everybody.
+    mirror = stage.mirrors / str(repetition) / contender.name.replace(" ", "_")
     mirror.mkdir(parents=True, exist_ok=True)
     before = wait_until_idle(stage.proxy)
     cost = run(contender.command(stage.source, mirror))

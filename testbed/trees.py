@@ -125,8 +125,9 @@ def to_json(content: dict[str, Any]) -> bytes:
     return json.dumps(content, indent=2).encode()
 
 
-def append_run(run_dir: Path, lines: int) -> int:
-    """Let a run go on: `lines` more events, a fifth as many log lines, a new status and summary.
+def append_run(run_dir: Path, lines: int, *, summary: bool = True) -> int:
+    """Let a run go on: `lines` more events, a fifth as many log lines, a new status and, unless told
+    otherwise, a new summary.
 
     The state files are replaced by rename. Returns the number of bytes appended to events and logs.
     """
@@ -139,7 +140,8 @@ def append_run(run_dir: Path, lines: int) -> int:
             log.write(data)
     state = {**json.loads((run_dir / "status.json").read_bytes()), "heartbeat": now}
     replace_file(run_dir / "status.json", to_json(state))
-    replace_file(run_dir / "summary.json", to_json({"best_loss": chance.random(), "updated_at": now}))
+    if summary:
+        replace_file(run_dir / "summary.json", to_json({"best_loss": chance.random(), "updated_at": now}))
     return len(events) + len(logs)
 
 
