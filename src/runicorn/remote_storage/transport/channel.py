@@ -1,0 +1,119 @@
+"""A stream of bytes to a server and back: what an engine needs, and the one over file descriptors."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from runicorn.errors import StallError
+
+
+class ByteChannel(Protocol):
+    """A stream of bytes in both directions.
+
+    An engine never waits in `send`: a server that waits for its replies to be read takes nothing,
+    and both would wait for ever. It waits in `recv` alone, for bytes to read *or* room to send.
+    """
+
+    def send(self, data: memoryview) -> int:
+        """Hand over as many bytes as there is room for, without waiting; how many, maybe 0.
+
+        Raises:
+            OSError: the other side takes no more; what it has said can still be read.
+            TransportError: the connection failed.
+        """
+
+    def recv(self, max_bytes: int, timeout: float, *, want_room: bool = False) -> bytes | None:
+        """Wait up to ``timeout`` seconds for bytes; b"" is the end of the stream.
+
+        With ``want_room`` it also returns, with None, when `send` would take something.
+
+        Raises:
+            StallError: nothing came in time.
+            TransportError: the connection failed.
+        """
+
+    def close(self) -> None:
+        """Let go of the connection. May be called more than once."""
+
+    def diagnosis(self) -> str:
+        """What is known of why the stream ended, for people to read; may be empty."""
+
+
+def stalled(timeout: float) -> StallError:
+    """The error for a wait of ``timeout`` seconds in which nothing came."""
+    return StallError(f"the server sent nothing for {timeout:.1f} s")
+
+
+class FdChannel:
+    """A `ByteChannel` over two file descriptors (pipes, or one socket twice).
+
+    It owns the descriptors, makes them non-blocking and closes them.
+    """
+
+    def __init__(self, read_fd: int, write_fd: int, *, diagnose: Callable[[], str] | None = None) -> None:
+        self._read_fd = read_fd
+        self._write_fd = write_fd
+        self._diagnose = diagnose
+        self._closed = False
+        for fd in {read_fd, write_fd}:
+            os.set_blocking(fd, False)
+        self._readable = select.poll()
+        self._readable.register(read_fd, select.POLLIN)
+        self._either = select.poll()
+        both = select.POLLIN | select.POLLOUT
+        self._either.register(write_fd, both if read_fd == write_fd else select.POLLOUT)
+        if read_fd != write_fd:
+            self._either.register(read_fd, select.POLLIN)
+
+    def send(self, data: memoryview) -> int:
+        """See `ByteChannel.send`."""
+        if self._closed:
+            raise BrokenPipeError("the channel is closed")
+        try:
+            return os.write(self._write_fd, data)
+        except BlockingIOError:
+            return 0
+
+    def recv(self, max_bytes: int, timeout: float, *, want_room: bool = False) -> bytes | None:
+        """See `ByteChannel.recv`."""
+        if self._closed:
+            return b""
+        deadline = time.monotonic() + timeout
+        poller = self._either if want_room else self._readable
+        while True:
+            left = deadline - time.monotonic()
+            ready = poller.poll(max(0.0, left) * 1000)
+            if any(fd == self._read_fd and event & ~select.POLLOUT for fd, event in ready):
+                try:
+                    return os.read(self._read_fd, max_bytes)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    return b""
+            if ready:
+                return None
+            if left <= 0:
+                raise stalled(timeout)
+
+    def close_write(self) -> None:
+        """Tell the other side that nothing more will be sent, where the descriptors are two."""
+        if not self._closed and self._write_fd not in (-1, self._read_fd):
+            self._either.unregister(self._write_fd)
+            os.close(self._write_fd)
+            self._write_fd = -1
+
+    def close(self) -> None:
+        """See `ByteChannel.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        for fd in {self._read_fd, self._write_fd} - {-1}:
+            os.close(fd)
+
+    def diagnosis(self) -> str:
+        """See `ByteChannel.diagnosis`."""
+        return self._diagnose() if self._diagnose else ""

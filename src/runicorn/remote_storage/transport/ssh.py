@@ -1,0 +1,298 @@
+"""SFTP through the user's own `ssh`: their configuration, agent, jump hosts and known hosts hold."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Final
+
+from runicorn.errors import ConnectError, HostKeyError, TransportError, UsageError
+from runicorn.remote_storage.transport.channel import FdChannel
+from runicorn.remote_storage.transport.engine import SftpEngine
+from runicorn.remote_storage.transport.wire import printable
+
+LOGIN_SECONDS: Final = 180.0
+"""Seconds that logging in may take: sshd gives a person at a prompt 120."""
+_PIPE_BYTES: Final = 1024 * 1024
+_STDERR_BYTES: Final = 64 * 1024
+_LEAVE_SECONDS: Final = 1.0
+_STDERR_SECONDS: Final = 0.5
+_OPENSSH_OPTIONS: Final = (
+    "-T",
+    "-x",
+    "-a",
+    "-oClearAllForwardings=yes",
+    "-oPermitLocalCommand=no",
+    "-oRemoteCommand=none",
+)
+_HOST_KEY_SIGNS: Final = (
+    "Host key verification failed",
+    "REMOTE HOST IDENTIFICATION HAS CHANGED",
+    "POSSIBLE DNS SPOOFING DETECTED",
+)
+_NAME: Final = re.compile(r"[^\s\x00-\x1f\x7f-][^\s\x00-\x1f\x7f]*")
+_NOISE: Final = re.compile(r"debug\d:|Warning: Permanently added|@@@|\*\* ")
+_HINTS: Final = (
+    ("subsystem request failed", "the server must offer the sftp subsystem"),
+    ("Permission denied", "check the user name, and the key with `ssh-add -l`"),
+    ("Could not resolve hostname", "check the host's name, and ~/.ssh/config"),
+    ("Connection refused", "check the port, and that sshd runs on the server"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SshTarget:
+    """Where to log in, and with which program.
+
+    Attributes:
+        host: a host name, an address, or an alias of the user's ssh configuration.
+        user: login name, or None for the configured one.
+        port: TCP port, or None for the configured one.
+        identity: path of a private key, or None for the configured ones.
+        command: the ssh program and its first arguments, as of `rsync -e`.
+    """
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+    identity: str | None = None
+    command: tuple[str, ...] = ("ssh",)
+
+    def argv(self, *, connect_timeout: float) -> list[str]:
+        """The command line that opens the sftp subsystem; ``connect_timeout`` is in seconds.
+
+        Raises:
+            UsageError: host, user, port or command cannot be used.
+        """
+        for what, text in (("host", self.host), ("user", self.user)):
+            if text is not None and not _NAME.fullmatch(text):
+                raise UsageError(f"{printable(text)!r} cannot be a {what}")
+        if self.port is not None and not 0 < self.port < 65536:
+            raise UsageError(f"{self.port} is no port")
+        if not self.command or not self.command[0]:
+            raise UsageError("the ssh command is empty")
+        argv = list(self.command)
+        if os.path.basename(self.command[0]) == "ssh":
+            argv += [*_OPENSSH_OPTIONS, f"-oConnectTimeout={max(1, round(connect_timeout))}"]
+        if self.user is not None:
+            argv += ["-l", self.user]
+        if self.port is not None:
+            argv += ["-p", str(self.port)]
+        if self.identity is not None:
+            argv += ["-i", self.identity]
+        return [*argv, "-s", "--", self.host, "sftp"]
+
+
+class SshConnection:
+    """One `ssh` process and the engine on it.
+
+    `start` returns at once, so that the caller can work while ssh logs in; `engine` waits for it.
+    ssh asks for passwords and codes on the terminal itself; it stays in the terminal's foreground
+    process group for that, so Ctrl-C reaches it too.
+    """
+
+    def __init__(
+        self,
+        target: SshTarget,
+        *,
+        timeout: float = 60.0,
+        login_timeout: float = LOGIN_SECONDS,
+        echo_stderr: bool = False,
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            target: where to log in.
+            timeout: seconds for the network connection, and of `SftpEngine`.
+            login_timeout: seconds until the server must have greeted, prompts included.
+            echo_stderr: pass on what ssh writes to its standard error, as it comes.
+
+        Raises:
+            UsageError: the target cannot be used.
+        """
+        self._argv = target.argv(connect_timeout=timeout)
+        self._timeout = timeout
+        self._login_timeout = login_timeout
+        self._echo = echo_stderr
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: FdChannel | None = None
+        self._engine: SftpEngine | None = None
+        self._stderr = b""
+        self._reader: threading.Thread | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process number of ssh while it runs."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
+
+    def start(self) -> SshConnection:
+        """Start ssh; it logs in while this process does something else.
+
+        Raises:
+            ConnectError: the program cannot be started.
+        """
+        if self._process is not None:
+            return self
+        try:
+            process = subprocess.Popen(
+                self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+            )
+        except OSError as error:
+            program = printable(self._argv[0])
+            raise ConnectError(
+                f"cannot start {program}: {error.strerror}",
+                hint=f"install OpenSSH's client, or correct {program!r}",
+            ) from error
+        self._process = process
+        assert process.stdin is not None  # noqa: S101 - all three are pipes
+        assert process.stdout is not None  # noqa: S101
+        assert process.stderr is not None  # noqa: S101
+        self._channel = _SshChannel(self, process.stdout, process.stdin)
+        self._reader = threading.Thread(
+            target=self._read_stderr, args=(process.stderr,), name="runicorn-ssh-stderr", daemon=True
+        )
+        self._reader.start()
+        return self
+
+    def engine(self) -> SftpEngine:
+        """The engine, as soon as the server has greeted; closing it ends ssh.
+
+        Raises:
+            HostKeyError: the host key is unknown or has changed.
+            ConnectError: no connection or no login, with ssh's own words.
+            ProtocolError: the server does not speak SFTP, or prints text into it.
+            StallError: no greeting in time.
+        """
+        if self._engine is not None:
+            return self._engine
+        self.start()
+        assert self._channel is not None  # noqa: S101 - start() made it
+        try:
+            self._engine = SftpEngine(self._channel, timeout=self._timeout, login_timeout=self._login_timeout)
+        except ConnectError as error:
+            raise self._explain() from error
+        return self._engine
+
+    def close(self) -> None:
+        """End ssh: by the end of its input, then by a signal. May be called more than once."""
+        if self._channel is not None:
+            self._channel.close()
+
+    def finish(self) -> None:
+        """Wait for ssh, whose pipes are closed, and end it when it does not end by itself."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        try:
+            for stop in (process.terminate, process.kill):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_LEAVE_SECONDS)
+                    break
+                stop()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            process.wait()
+            self._join()
+
+    def diagnosis(self) -> str:
+        """The last useful line that ssh wrote, or how it ended."""
+        process = self._process
+        if process is None:
+            return ""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_LEAVE_SECONDS)
+        self._join()
+        lines = list(_useful_lines(self._stderr))
+        if lines:
+            return lines[-1]
+        return "" if process.returncode is None else f"{self._program} ended with status {process.returncode}"
+
+    @property
+    def _program(self) -> str:
+        return printable(os.path.basename(self._argv[0]))
+
+    def _explain(self) -> TransportError:
+        said = self.diagnosis()
+        text = self._stderr.decode("utf-8", "replace")
+        if any(sign in text for sign in _HOST_KEY_SIGNS):
+            useful = [line for line in _useful_lines(self._stderr) if _HOST_KEY_SIGNS[0] not in line]
+            return HostKeyError(f"the host key was refused: {useful[-1] if useful else said}")
+        for sign, hint in _HINTS:
+            if sign in text:
+                return ConnectError(said, hint=hint)
+        command = printable(shlex.join(self._argv), 400)
+        return ConnectError(said or f"{self._program} ended", hint=f"check that `{command}` works")
+
+    def _join(self) -> None:
+        # A master that ssh left in the background keeps the pipe open: there is no end to wait for.
+        if self._reader is not None:
+            self._reader.join(_STDERR_SECONDS)
+
+    def _read_stderr(self, stderr: IO[bytes]) -> None:
+        with stderr:
+            while chunk := stderr.read(4096):
+                self._stderr = (self._stderr + chunk)[-_STDERR_BYTES:]
+                if self._echo:
+                    sys.stderr.write(_shown(chunk))
+                    sys.stderr.flush()
+
+
+class _SshChannel(FdChannel):
+    """The pipes of an ssh process; closing them ends it."""
+
+    def __init__(self, connection: SshConnection, stdout: IO[bytes], stdin: IO[bytes]) -> None:
+        # The descriptors are the channel's from here on, not of objects that close them once more.
+        fds = [os.dup(stdout.fileno()), os.dup(stdin.fileno())]
+        stdout.close()
+        stdin.close()
+        for fd in fds:
+            _enlarge(fd)
+        super().__init__(fds[0], fds[1], diagnose=connection.diagnosis)
+        self._connection = connection
+
+    def close(self) -> None:
+        super().close()
+        self._connection.finish()
+
+
+def connect_ssh(target: SshTarget, *, timeout: float = 60.0) -> SftpEngine:
+    """Log in with the user's `ssh` and speak SFTP; closing the engine ends ssh.
+
+    Args:
+        target: where to log in.
+        timeout: seconds, as of `SshConnection`.
+
+    Raises:
+        UsageError: the target cannot be used.
+        TransportError: as of `SshConnection.engine`.
+    """
+    return SshConnection(target, timeout=timeout).engine()
+
+
+def _enlarge(fd: int) -> None:
+    # Measured to make bulk reads up to twice as fast; where it is not allowed they are only slower.
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+
+def _useful_lines(stderr: bytes) -> Iterator[str]:
+    for line in stderr.decode("utf-8", "surrogateescape").splitlines():
+        text = line.strip()
+        if text and not _NOISE.match(text):
+            yield printable(text, 300)
+
+
+def _shown(chunk: bytes) -> str:
+    lines = chunk.decode("utf-8", "replace").replace("\r\n", "\n").split("\n")
+    return "\n".join(printable(line, 4096) for line in lines)

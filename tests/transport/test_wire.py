@@ -1,0 +1,219 @@
+"""The codec alone: round trips, and nothing but ProtocolError for damage."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runicorn.errors import ProtocolError, RequestError
+from runicorn.remote_storage.transport import wire
+from runicorn.remote_storage.transport.base import Attributes
+
+Words = st.binary(max_size=40)
+NUMBER = struct.pack(">I", 7)
+DECODERS: tuple[Callable[[wire.Packet], object], ...] = (
+    wire.request_id,
+    wire.decode_version,
+    wire.decode_status,
+    wire.decode_handle,
+    wire.decode_data,
+    wire.decode_attrs,
+    wire.decode_names,
+    wire.decode_limits,
+)
+
+
+def text(data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + data
+
+
+def whole(kind: int, body: bytes) -> bytes:
+    return struct.pack(">IB", len(body) + 1, kind) + body
+
+
+def body_of(body: bytes, kind: int = wire.Kind.STATUS) -> wire.Packet:
+    (packet,) = wire.PacketSplitter().feed(whole(kind, body))
+    return packet
+
+
+def attributes(size: int | None, mode: int | None, mtime: int | None, *, rest: int = 0) -> bytes:
+    flags = rest | (size is not None) | (mode is not None) << 2 | (mtime is not None) << 3
+    data = struct.pack(">I", flags)
+    if size is not None:
+        data += struct.pack(">Q", size)
+    if rest & 2:
+        data += struct.pack(">II", 1, 2)
+    if mode is not None:
+        data += struct.pack(">I", mode)
+    if mtime is not None:
+        data += struct.pack(">II", 9, mtime)
+    if rest & 0x80000000:
+        data += struct.pack(">I", 2) + text(b"a") + text(b"bc") + text(b"") + text(b"x")
+    return data
+
+
+u32 = st.integers(0, 2**32 - 1)
+attribute_parts = st.tuples(
+    st.none() | st.integers(0, 2**64 - 1),
+    st.none() | u32,
+    st.none() | u32,
+    st.sampled_from([0, 2, 0x80000000, 0x80000002]),
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 255), Words), max_size=8), st.data())
+def test_splitter_gives_the_same_packets_for_any_cut(packets: list[tuple[int, bytes]], data: Any) -> None:
+    stream = b"".join(whole(kind, body) for kind, body in packets)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    splitter = wire.PacketSplitter()
+    found = []
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        for packet in splitter.feed(stream[start:end]):
+            found.append((packet.kind, bytes(packet.buffer[packet.start : packet.end])))
+    assert found == packets
+    assert splitter.pending == b""
+
+
+@pytest.mark.parametrize("length", [0, wire.MAX_PACKET + 1, 0xFFFFFFFF])
+def test_splitter_refuses_a_length_before_it_waits_for_the_bytes(length: int) -> None:
+    with pytest.raises(ProtocolError, match=str(length)):
+        wire.PacketSplitter().feed(struct.pack(">I", length))
+
+
+def test_splitter_takes_the_longest_packet() -> None:
+    splitter = wire.PacketSplitter()
+    assert splitter.feed(struct.pack(">I", wire.MAX_PACKET)) == []
+    (packet,) = splitter.feed(b"\x67" * wire.MAX_PACKET)
+    assert packet.end - packet.start == wire.MAX_PACKET - 1
+
+
+@given(attribute_parts)
+def test_attributes_round_trip(parts: tuple[int | None, int | None, int | None, int]) -> None:
+    size, mode, mtime, rest = parts
+    packet = body_of(NUMBER + attributes(size, mode, mtime, rest=rest))
+    assert wire.decode_attrs(packet) == Attributes(size, mode, mtime)
+
+
+@given(st.lists(st.tuples(Words, attribute_parts), min_size=1, max_size=5))
+def test_names_round_trip(entries: list[tuple[bytes, Any]]) -> None:
+    body = NUMBER + struct.pack(">I", len(entries))
+    for name, (size, mode, mtime, rest) in entries:
+        body += text(name) + text(b"-rw-r--r-- long") + attributes(size, mode, mtime, rest=rest)
+    found = wire.decode_names(body_of(body))
+    assert [entry.name.encode("utf-8", "surrogateescape") for entry in found] == [name for name, _ in entries]
+    assert [entry.attributes for entry in found] == [Attributes(*parts[:3]) for _, parts in entries]
+
+
+@given(Words)
+def test_data_status_and_version_round_trip(data: bytes) -> None:
+    assert wire.decode_data(body_of(NUMBER + text(data))) == data
+    status = NUMBER + struct.pack(">I", 4)
+    assert wire.decode_status(body_of(status + text(data) + text(b"en"))) == (4, data)
+    assert wire.decode_status(body_of(status)) == (4, b"")
+    version = struct.pack(">I", 3) + text(b"x@y") + text(data)
+    assert wire.decode_version(body_of(version, wire.Kind.VERSION)) == (3, {"x@y": data})
+
+
+def test_limits_round_trip() -> None:
+    packet = body_of(NUMBER + struct.pack(">QQQQ", 1, 2, 3, 4))
+    assert wire.decode_limits(packet) == wire.ServerLimits(1, 2, 4)
+
+
+@pytest.mark.parametrize("length", [0, wire.MAX_HANDLE + 1])
+def test_handle_of_a_wrong_length_is_refused(length: int) -> None:
+    with pytest.raises(ProtocolError):
+        wire.decode_handle(body_of(NUMBER + text(b"h" * length)))
+
+
+@pytest.mark.parametrize("count", [0, 2, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_count_of_names_is_checked_against_the_bytes(count: int) -> None:
+    one = text(b"a") + text(b"") + struct.pack(">I", 0)
+    with pytest.raises(ProtocolError):
+        wire.decode_names(body_of(NUMBER + struct.pack(">I", count) + one))
+
+
+def test_count_of_extended_attributes_is_checked_against_the_bytes() -> None:
+    with pytest.raises(ProtocolError):
+        wire.decode_attrs(body_of(NUMBER + struct.pack(">II", 0x80000000, 0xFFFFFFFF)))
+
+
+@given(st.binary(max_size=80), st.sampled_from(DECODERS))
+def test_noise_is_a_protocol_error_or_an_answer(body: bytes, decode: Callable[[wire.Packet], object]) -> None:
+    # The bytes behind the packet belong to the next one: a decoder that reads them is caught by its answer.
+    alone = _outcome(decode, body_of(body))
+    followed = wire.Packet(wire.Kind.STATUS, body + b"\xff" * 64, 0, len(body))
+    assert _outcome(decode, followed) == alone
+
+
+def _outcome(decode: Callable[[wire.Packet], object], packet: wire.Packet) -> object:
+    try:
+        return decode(packet)
+    except ProtocolError:
+        return ProtocolError
+
+
+@given(attribute_parts, st.data())
+def test_every_truncated_reply_is_a_protocol_error(parts: Any, data: Any) -> None:
+    size, mode, mtime, rest = parts
+    file = attributes(size, mode, mtime, rest=rest)
+    bodies: list[tuple[bytes, Callable[[wire.Packet], object]]] = [
+        (NUMBER + file, wire.decode_attrs),
+        (NUMBER + text(b"handle"), wire.decode_handle),
+        (NUMBER + text(b"data"), wire.decode_data),
+        (NUMBER + struct.pack(">I", 1) + text(b"n") + text(b"") + file, wire.decode_names),
+        (NUMBER + struct.pack(">QQQQ", 1, 2, 3, 4), wire.decode_limits),
+    ]
+    body, decode = data.draw(st.sampled_from(bodies))
+    cut = data.draw(st.integers(0, len(body) - 1))
+    with pytest.raises(ProtocolError):
+        decode(body_of(body[:cut]))
+
+
+@given(Words, u32, st.integers(0, 2**64 - 1), u32)
+def test_requests_have_the_length_they_say(value: bytes, number: int, offset: int, length: int) -> None:
+    packets = [
+        wire.encode_init(),
+        wire.encode_limits(number),
+        wire.encode_open(number, value),
+        wire.encode_read(number, value, offset, length),
+        wire.encode_string_request(wire.Kind.STAT, number, value),
+    ]
+    for packet in packets:
+        assert struct.unpack_from(">I", packet)[0] == len(packet) - 4
+    assert packets[3][13 + len(value) :] == struct.pack(">QI", offset, length)
+
+
+def test_files_are_opened_for_reading_only() -> None:
+    assert wire.encode_open(1, b"x")[-8:] == struct.pack(">II", 1, 0)
+
+
+def test_no_request_can_change_the_server() -> None:
+    changing = {6, 9, 10, 13, 14, 15, 18, 20}
+    assert not changing & {int(kind) for kind in wire.Kind}
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * (wire.MAX_PATH + 1), "\ud800"])
+def test_path_that_no_server_has_is_refused(path: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        wire.encode_path(path)
+    assert caught.value.code == wire.StatusCode.NO_SUCH_FILE
+    assert caught.value.path == path
+
+
+@given(st.text() | st.binary())
+def test_printable_has_no_control_characters(words: str | bytes) -> None:
+    shown = wire.printable(words, 50)
+    assert shown.isprintable()
+    assert len(shown) <= 53
+
+
+def test_request_error_names_the_code_and_bounds_the_message() -> None:
+    error = wire.request_error(3, b"no\x1b[31m" + b"x" * 10_000, "/p")
+    assert str(error).startswith("PERMISSION_DENIED: no\\x1b[31mxxx")
+    assert len(str(error)) < 300
+    assert str(wire.request_error(42, b"", "/p")) == "SSH_FX 42"
