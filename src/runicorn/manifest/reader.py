@@ -6,6 +6,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,7 +25,10 @@ MAX_ENTRIES = 50_000_000
 MAX_FREE_LAYOUT = 512 * 1024**2
 """Bytes of a document in another text layout, which has to be read as a whole."""
 
+_LONGEST_END = 1024
 _CHUNK = 1024 * 1024
+_RUNS_MARK = b"\n" + RUNS_LINE
+_RUNS_STARTS = (b'{"', b"\n]")
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -32,7 +36,7 @@ def _reject_constant(name: str) -> Any:
     raise DamagedError(f"the manifest holds {name}, which is not a number")
 
 
-def _parse(data: bytes) -> Any:
+def _parse(data: bytes | bytearray) -> Any:
     try:
         return json.loads(data, parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
@@ -95,29 +99,32 @@ class ManifestReader:
     """
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
-        self._lines = _lines(_expanded(stream, size))
+        self._chunks = _expanded(stream, size)
+        self._lines: Iterator[bytes] = iter(())
         self._listed: list[Any] | None = None
         self.header = self._read_header()
 
     def _read_header(self) -> Header:
-        taken: list[bytes] = []
-        held = 0
-        for line in self._lines:
-            taken.append(line)
-            held += len(line)
-            if line == RUNS_LINE:
-                return checks.header(_parse(b"".join(taken) + b"]}"))
-            if held > MAX_HEADER:
+        taken = bytearray()
+        for chunk in self._chunks:
+            searched = max(0, len(taken) - len(_RUNS_MARK) - 2)
+            taken += chunk
+            at = taken.find(_RUNS_MARK, searched)
+            end = at + len(_RUNS_MARK)
+            # Another layout may break its lines at the same place: then no run is on one line.
+            if at >= 0 and taken[end : end + 2] in _RUNS_STARTS:
+                self._lines = _lines(chain((bytes(taken[end:]),), self._chunks))
+                return checks.header(_parse(taken[:end] + b"]}"))
+            if len(taken) > MAX_HEADER:
                 break
-        return self._read_free_layout(taken, held)
+        return self._read_free_layout(taken)
 
-    def _read_free_layout(self, taken: list[bytes], held: int) -> Header:
-        for line in self._lines:
-            taken.append(line)
-            held += len(line)
-            if held > MAX_FREE_LAYOUT:
+    def _read_free_layout(self, taken: bytearray) -> Header:
+        for chunk in chain((b"",), self._chunks):
+            taken += chunk
+            if len(taken) > MAX_FREE_LAYOUT:
                 raise UnsafeError(f"a manifest in this text layout may have {MAX_FREE_LAYOUT} bytes")
-        document = _parse(b"".join(taken))
+        document = _parse(taken)
         header = checks.header(document)
         runs = document.get("experiments")
         if type(runs) is not list:
@@ -129,14 +136,22 @@ class ManifestReader:
         if self._listed is not None:
             yield from self._listed
             return
-        for line in self._lines:
+        for number, line in enumerate(self._lines):
             if line == b"]\n":
-                if b"".join(self._lines).strip() != b"}":
-                    raise DamagedError("the manifest goes on after its end")
+                self._check_end()
                 return
-            if line.strip():
+            if number or line != b"\n":  # the list of no runs is an empty line
                 yield _parse(line.rstrip().removesuffix(b","))
         raise DamagedError("the manifest is torn: its end is missing")
+
+    def _check_end(self) -> None:
+        rest = b""
+        for line in self._lines:
+            rest += line
+            if len(rest) > _LONGEST_END:
+                raise DamagedError("the manifest goes on after its end")
+        if rest.strip() != b"}":
+            raise DamagedError("the manifest goes on after its end, or is torn there")
 
     def runs(self) -> Iterator[Run]:
         """The runs, each checked; what concerns all of them is checked at the end.

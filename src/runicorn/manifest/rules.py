@@ -165,6 +165,14 @@ def _escape_character(found: re.Match[str]) -> str:
 _NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\\\\\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 
+_CONTROLS = re.compile(_NOT_SHOWN.pattern.replace("\\\\", ""))
+
+
+def visible(text: str) -> str:
+    """A line whose outside parts were escaped when it was made, with what may have been missed."""
+    return _CONTROLS.sub(_escape_character, text)
+
+
 def escape(text: str) -> str:
     """Text from outside, safe to show on a terminal or in a log: no control characters, no
     direction marks, no undecodable bytes."""

@@ -1,0 +1,261 @@
+"""Walks a root and yields its runs in order of run folder, merged with what the last scan knew.
+
+Every folder is reached through the handle of the one above it, and no link is followed below the root. What
+cannot be listed becomes a problem; only a root that cannot be read at all is an error.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from runicorn.errors import PublishError
+from runicorn.manifest import rules
+from runicorn.manifest.model import ProblemKind
+from runicorn.manifest.scan_problems import Problems
+from runicorn.manifest.scan_read import look
+from runicorn.manifest.scan_run import scan_run
+from runicorn.manifest.scan_state import RunState
+
+_CAN_WALK = os.open in os.supports_dir_fd and os.scandir in os.supports_fd
+_OPEN_ROOT = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+_OPEN_FOLDER = _OPEN_ROOT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+class Found(NamedTuple):
+    """A run folder that is there now, was there last time, or both; the same object when nothing changed."""
+
+    now: RunState | None
+    old: RunState | None
+
+
+def _in_order(name: str) -> str:
+    """Sorting names by this sorts the paths of everything below them."""
+    return name + "/"
+
+
+class Scanner:
+    """One pass over a root.
+
+    Args:
+        root: the folder that holds all runs; may itself be a link.
+        racy_from: files that changed at this time (ns) or later are read again next time.
+        incremental: whether unchanged files inherit what the last scan knew.
+
+    Attributes:
+        problems: what could not be listed; complete when the pass has ended.
+        files_read: number of files that were read.
+        bytes_read: bytes that were read.
+
+    Raises:
+        PublishError: the root is missing, is no folder or cannot be read.
+    """
+
+    def __init__(self, root: str, racy_from: int, *, incremental: bool = True) -> None:
+        if not _CAN_WALK:
+            raise PublishError("this system cannot walk folders safely")
+        self.problems = Problems()
+        self.files_read = 0
+        self.bytes_read = 0
+        self.racy_from = racy_from
+        self.incremental = incremental
+        self._real_root = os.path.realpath(root)
+        try:
+            self._root = os.open(self._real_root, _OPEN_ROOT)
+        except OSError as error:
+            raise PublishError(f"cannot read the root: {error.strerror}") from error
+
+    def scan(self, previous: Iterable[RunState]) -> Iterator[Found]:
+        """The runs in order of run folder; the root's handle is closed at the end.
+
+        Args:
+            previous: the runs of the last scan, in the same order.
+
+        Raises:
+            PublishError: the root cannot be read.
+            StateLost: from ``previous``, also in the middle.
+        """
+        try:
+            yield from self._merged(iter(previous))
+        finally:
+            os.close(self._root)
+
+    def _merged(self, previous: Iterator[RunState]) -> Iterator[Found]:
+        old = next(previous, None)
+        for fd, folder, names in self._run_folders():
+            while old is not None and old.folder < folder:
+                yield Found(None, old)
+                old = next(previous, None)
+            met = None
+            if old is not None and old.folder == folder:
+                met, old = old, next(previous, None)
+            now = scan_run(self, fd, folder, names, met)
+            if now is not None or met is not None:
+                yield Found(now, met)
+        while old is not None:
+            yield Found(None, old)
+            old = next(previous, None)
+
+    def _run_folders(self) -> Iterator[tuple[int, str, dict[str, os.DirEntry[str]]]]:
+        try:
+            with os.scandir(self._root) as listing:
+                top = sorted((entry for entry in listing if not rules.is_hidden(entry.name)), key=_name_of)
+        except OSError as error:
+            raise PublishError(f"cannot read the root: {error.strerror}") from error
+        for name in self._subfolders(top, self._root, ""):
+            fd = self.enter(name, self._root, name)
+            if fd is None:
+                continue
+            try:
+                if name == rules.RUNS_FOLDER:
+                    yield from self._path_layout(fd, name, self.entries(fd, name), 1)
+                else:
+                    yield from self._project(fd, name)
+            finally:
+                os.close(fd)
+
+    def _project(self, project: int, path: str) -> Iterator[tuple[int, str, dict[str, os.DirEntry[str]]]]:
+        for name in self._subfolders(self.entries(project, path), project, path):
+            fd = self.enter(name, project, f"{path}/{name}")
+            if fd is None:
+                continue
+            runs = None
+            try:
+                below = f"{path}/{name}/{rules.RUNS_FOLDER}"
+                runs = self.enter(rules.RUNS_FOLDER, fd, below)
+                if runs is not None:
+                    yield from self._runs(runs, below)
+            finally:
+                os.close(fd)
+                if runs is not None:
+                    os.close(runs)
+
+    def _runs(self, runs: int, path: str) -> Iterator[tuple[int, str, dict[str, os.DirEntry[str]]]]:
+        for name in self._subfolders(self.entries(runs, path), runs, path):
+            fd = self.enter(name, runs, f"{path}/{name}")
+            if fd is None:
+                continue
+            try:
+                entries = self.entries(fd, f"{path}/{name}")
+                if _holds_run(entries):
+                    yield fd, f"{path}/{name}", {entry.name: entry for entry in entries}
+            finally:
+                os.close(fd)
+
+    def _path_layout(
+        self, folder: int, path: str, entries: list[os.DirEntry[str]], parts: int
+    ) -> Iterator[tuple[int, str, dict[str, os.DirEntry[str]]]]:
+        names = self._subfolders(entries, folder, path)
+        if names and parts == rules.MAX_FOLDER_DEPTH + 2:
+            self.problems.report(path, ProblemKind.TOO_DEEP, "folders are nested too deep")
+            return
+        for name in names:
+            inner = f"{path}/{name}"
+            fd = self.enter(name, folder, inner)
+            if fd is None:
+                continue
+            try:
+                below = self.entries(fd, inner)
+                if _holds_run(below):
+                    yield fd, inner, {entry.name: entry for entry in below}
+                else:
+                    yield from self._path_layout(fd, inner, below, parts + 1)
+            finally:
+                os.close(fd)
+
+    def _subfolders(self, entries: list[os.DirEntry[str]], folder: int, path: str) -> list[str]:
+        """The names of the folders to enter, in order; reports what cannot be entered."""
+        names = []
+        for entry in entries:
+            inner = f"{path}/{entry.name}" if path else entry.name
+            if entry.is_symlink():
+                self.judge_link(entry.name, folder, inner)
+            elif self.is_folder(entry, inner):
+                names.append(entry.name)
+        names.sort(key=_in_order)
+        return names
+
+    def is_folder(self, entry: os.DirEntry[str], path: str) -> bool | None:
+        """Whether it is a folder; None when it was reported as one that may not be entered."""
+        try:
+            if not entry.is_dir(follow_symlinks=False):
+                return False
+        except OSError as error:
+            self._report_error(path, error)
+            return None
+        reason = rules.unsafe_name(entry.name)
+        if reason is None:
+            return True
+        self.problems.report(path, ProblemKind.UNSAFE_NAME, reason)
+        return None
+
+    def count_read(self, size: int) -> None:
+        """Note that a file was read, and how many bytes of it."""
+        self.files_read += 1
+        self.bytes_read += size
+
+    def enter(self, name: str, folder: int, path: str) -> int | None:
+        """A handle on a folder in an open folder; None when it is gone or a problem."""
+        try:
+            return os.open(name, _OPEN_FOLDER, dir_fd=folder)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                self._judge_swapped(name, folder, path)
+            elif error.errno != errno.ENOENT:
+                self._report_error(path, error)
+            return None
+
+    def entries(self, fd: int, path: str) -> list[os.DirEntry[str]]:
+        """What is in an open folder, by name without hidden names; nothing when it is a problem."""
+        try:
+            with os.scandir(fd) as listing:
+                found = [entry for entry in listing if not rules.is_hidden(entry.name)]
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                self._report_error(path, error)
+            return []
+        found.sort(key=_name_of)
+        return found
+
+    def _judge_swapped(self, name: str, folder: int, path: str) -> None:
+        """What was listed as a folder is none any more: a link counts, the rest has vanished."""
+        try:
+            if stat.S_ISLNK(look(name, folder).st_mode):
+                self.judge_link(name, folder, path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._report_error(path, error)
+
+    def judge_link(self, name: str, folder: int, path: str) -> None:
+        """Report a link in the place of a folder that leads out of the root."""
+        try:
+            if not stat.S_ISDIR(os.stat(name, dir_fd=folder).st_mode):
+                return
+        except OSError:
+            pass  # it may lead to a disk that is not there now
+        target = os.path.realpath(f"{self._real_root}/{path}")
+        if os.path.commonpath((target, self._real_root)) != self._real_root:
+            self.problems.report(path, ProblemKind.LINK, "a link that leads out of the root is not followed")
+
+    def _report_error(self, path: str, error: OSError) -> None:
+        text = os.strerror(error.errno) if error.errno else "cannot be read"
+        self.problems.report(path, ProblemKind.UNREADABLE, text)
+
+
+def _name_of(entry: os.DirEntry[str]) -> str:
+    return entry.name
+
+
+def _holds_run(entries: list[os.DirEntry[str]]) -> bool:
+    return any(entry.name in rules.RUN_MARKERS and not _is_dir(entry) for entry in entries)
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False

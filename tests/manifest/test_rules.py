@@ -1,0 +1,160 @@
+"""Which names belong, which are safe, how they are shown; digests of blocks."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runicorn.manifest import rules
+from runicorn.manifest.digest import BLOCK_SIZE, EMPTY_HASH, BlockHasher, block_digest
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        "running",
+        "RUNNING",
+        " running ",
+        "unknown",
+        "pending",
+        "queued",
+        "created",
+        "starting",
+        "initializing",
+        "paused",
+        "resuming",
+        "",
+    ],
+)
+def test_a_run_goes_on(status: str) -> None:
+    assert not rules.has_ended(status)
+
+
+@pytest.mark.parametrize("status", ["completed", "finished", "failed", "killed", "whatever"])
+def test_a_run_has_ended(status: str) -> None:
+    assert rules.has_ended(status)
+
+
+@pytest.mark.parametrize(
+    ("inner", "priority"),
+    [
+        ("meta.json", 1),
+        ("status.json", 1),
+        ("summary.json", 2),
+        ("environment.json", 2),
+        ("artifacts_created.json", 2),
+        ("artifacts_used.json", 2),
+        ("assets.json", 2),
+        ("events.jsonl", 3),
+        ("logs.txt", 3),
+        ("media/a", 4),
+        ("media/a/b/c.png", 4),
+        ("media/" + "d/" * 32 + "x", 4),
+        ("media/" + "d/" * 33 + "x", None),
+        ("media", None),
+        ("media/.x", None),
+        ("media/.d/x", None),
+        ("media/x.LOCK", None),
+        ("media/x~", None),
+        ("Meta.json", None),
+        ("x/meta.json", None),
+        ("weights.bin", None),
+    ],
+)
+def test_priority(inner: str, priority: int | None) -> None:
+    assert rules.priority_in_run(inner) == priority
+
+
+@pytest.mark.parametrize(
+    ("folder", "found"),
+    [
+        ("p/n/runs/r", ("p", "n")),
+        ("runs/r", ("", "")),
+        ("runs/p/r", ("p", "")),
+        ("runs/p/a/b/r", ("p", "a/b")),
+        ("runs/n/runs/r", ("n", "runs")),
+        ("runs/" + "d/" * 32 + "r", ("d", "/".join("d" * 31))),
+        ("runs/" + "d/" * 33 + "r", None),
+        ("runs", None),
+        ("p/n/r", None),
+        ("p/n/other/r", None),
+        ("p/n/runs/a/r", None),
+        (".p/n/runs/r", None),
+        ("runs/.x/r", None),
+    ],
+)
+def test_project_and_name(folder: str, found: tuple[str, str] | None) -> None:
+    assert rules.project_and_name(folder) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ü 日本", "plain ü 日本"),
+        ("a\nb\tc\x1b", r"a\x0ab\x09c\x1b"),
+        ("\x7f\x85", r"\x7f\x85"),
+        ("a\\b", r"a\\b"),
+        ("\u202e\u200b\ufeff\u2028", r"\u202e\u200b\ufeff\u2028"),
+        ("\udce9", r"\xe9"),
+        ("\ud800", r"\ud800"),
+    ],
+)
+def test_escape(text: str, shown: str) -> None:
+    assert rules.escape(text) == shown
+
+
+@given(st.text(st.characters()))
+def test_escaped_text_is_one_printable_line(text: str) -> None:
+    shown = rules.escape(text)
+    assert len(shown.splitlines()) <= 1
+    shown.encode()
+    assert not any(ord(each) < 0x20 or 0x7F <= ord(each) < 0xA0 for each in shown)
+
+
+@given(st.text(st.characters(), max_size=300))
+def test_a_safe_path_is_made_of_safe_names(path: str) -> None:
+    if rules.unsafe_path(path) is None:
+        assert all(rules.unsafe_name(part) is None for part in path.split("/"))
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "a\nb", "\udcff", "x" * 256, "é" * 128])
+def test_unsafe_names(name: str) -> None:
+    assert rules.unsafe_name(name)
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "...", " ", "a:b", "con"])
+def test_safe_names(name: str) -> None:
+    assert rules.unsafe_name(name) is None
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1, 2 * BLOCK_SIZE])
+@pytest.mark.parametrize("step", [BLOCK_SIZE, 700_001])
+def test_block_hashes(size: int, step: int) -> None:
+    data = b"ab" * (size // 2) + b"c" * (size % 2)
+    hasher = BlockHasher()
+    for at in range(0, size, step):
+        hasher.update(data[at : at + step])
+    blocks = [data[at : at + BLOCK_SIZE] for at in range(0, size, BLOCK_SIZE)] or [b""]
+    expected = [hashlib.sha256(block).digest() for block in blocks]
+    assert hasher.hashes() == expected
+    assert hasher.full_hashes() == [
+        each for each, block in zip(expected, blocks, strict=True) if len(block) == BLOCK_SIZE
+    ]
+    assert hasher.size == size
+    assert block_digest(expected) == hashlib.sha256(b"".join(expected)).hexdigest()
+
+
+def test_a_hasher_goes_on_from_full_blocks_and_copies() -> None:
+    start = BlockHasher()
+    start.update(b"x" * (BLOCK_SIZE + 5))
+    again = BlockHasher(start.full_hashes())
+    assert again.size == BLOCK_SIZE
+    again.update(b"x" * 5)
+    assert again.hashes() == start.hashes()
+    twin = again.copy()
+    twin.update(b"more")
+    assert twin.hashes() != again.hashes() == start.hashes()
+    assert BlockHasher().hashes() == [EMPTY_HASH]
