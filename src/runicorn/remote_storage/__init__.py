@@ -1,0 +1,47 @@
+"""The client: mirrors of roots that lie on servers.
+
+The names below are imported when they are used, so that a command can start to log in first.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runicorn.remote_storage.cache import LocalCacheManager
+    from runicorn.remote_storage.manifest_sync import ManifestSyncClient
+    from runicorn.remote_storage.report import SyncReport
+    from runicorn.remote_storage.selection import Selection
+    from runicorn.remote_storage.service import MetadataSyncService, SyncProgress
+    from runicorn.remote_storage.sync import SyncOptions, SyncResult, synchronize
+
+__all__ = [
+    "LocalCacheManager",
+    "ManifestSyncClient",
+    "MetadataSyncService",
+    "Selection",
+    "SyncOptions",
+    "SyncProgress",
+    "SyncReport",
+    "SyncResult",
+    "synchronize",
+]
+
+_MODULES = {
+    "LocalCacheManager": "cache",
+    "ManifestSyncClient": "manifest_sync",
+    "MetadataSyncService": "service",
+    "Selection": "selection",
+    "SyncOptions": "sync",
+    "SyncProgress": "service",
+    "SyncReport": "report",
+    "SyncResult": "sync",
+    "synchronize": "sync",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,195 @@
+"""What has to be done so that a mirror shows what a listing says. Pure: no I/O (law: plan, then apply)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from runicorn.manifest.digest import BLOCK_SIZE, block_digest
+from runicorn.manifest.model import FileEntry, Run
+from runicorn.remote_storage.state import Known, Listed
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Bring a whole file and put it in place.
+
+    Attributes:
+        run: the run that it belongs to.
+        entry: how the listing describes it.
+        reason: why, for display.
+        held: bytes from the first one on that the file in the mirror has already.
+    """
+
+    run: Run
+    entry: FileEntry
+    reason: str
+    held: int = 0
+
+    @property
+    def bytes_expected(self) -> int:
+        """Bytes that have to be received."""
+        return self.entry.size - self.held
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Download what a log has grown by, prove that the local prefix is the server's, append."""
+
+    run: Run
+    entry: FileEntry
+    known: Known
+
+    @property
+    def bytes_expected(self) -> int:
+        """Bytes that have to be received."""
+        return max(0, self.entry.size - self.known.local.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """The mirror holds the content already; only the listing's description of it is new."""
+
+    run: Run
+    entry: FileEntry
+    known: Known
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A file that was synced from this root and is not listed any more."""
+
+    folder: str
+    inner: str
+    known: Known
+
+    @property
+    def path(self) -> str:
+        """Path relative to the mirror."""
+        return f"{self.folder}/{self.inner}"
+
+
+Transfer = Fetch | Append
+Action = Fetch | Append | Note
+
+
+@dataclass(slots=True)
+class SyncPlan:
+    """All that a sync is going to do.
+
+    Attributes:
+        transfers: downloads, in the order in which they are done.
+        notes: descriptions to take over, without a download.
+        gone: files that the listing does not name any more.
+        listed_files: how many selected files the listing names.
+        listed_bytes: sum of their sizes, bytes.
+    """
+
+    transfers: list[Transfer] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    gone: list[Gone] = field(default_factory=list)
+    listed_files: int = 0
+    listed_bytes: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes that the transfers are going to receive."""
+        return sum(transfer.bytes_expected for transfer in self.transfers)
+
+    def put_in_order(self) -> None:
+        """Status and meta first, the newest runs first, media last."""
+        self.transfers.sort(key=lambda each: (each.entry.priority, -each.run.updated_at, each.entry.path))
+
+
+def decide(run: Run, entry: FileEntry, known: Known | None) -> Action | None:
+    """What has to be done for one file.
+
+    Args:
+        run: the run that it belongs to.
+        entry: how the listing describes it.
+        known: the file in the mirror, or None when there is none.
+
+    Returns:
+        None when nothing has to be done.
+    """
+    if known is None:
+        return Fetch(run, entry, "new")
+    if entry.is_log:
+        return _decide_log(run, entry, known)
+    if known.listed is not None and known.listed.same_as(Listed.of(entry)):
+        return None if _is_as_exact(known.listed, entry) else Note(run, entry, known)
+    if entry.sha256 is None:
+        # Without a digest, size and time are all there is to go by (see the format, Digests).
+        if known.listed is None and _looks_like(entry, known):
+            return Note(run, entry, known)
+    elif known.hashes == (bytes.fromhex(entry.sha256),):
+        return Note(run, entry, known)
+    return Fetch(run, entry, "changed")
+
+
+def _is_as_exact(listed: Listed, entry: FileEntry) -> bool:
+    return (listed.digest is not None or entry.digest is None) and (
+        listed.mtime_ns is not None or entry.mtime_ns is None
+    )
+
+
+def _looks_like(entry: FileEntry, known: Known) -> bool:
+    return known.local.size == entry.size and known.local.mtime_ns // 10**9 == int(entry.mtime)
+
+
+def _looks_like_log(entry: FileEntry, known: Known) -> bool:
+    return known.listed is None and entry.block_digest is None and _looks_like(entry, known)
+
+
+def _decide_log(run: Run, entry: FileEntry, known: Known) -> Action | None:
+    held = known.local.size
+    if known.listed is not None and known.listed.same_as(Listed.of(entry)):
+        if held < entry.size and run.has_ended:
+            return Append(run, entry, known)
+        return None if _is_as_exact(known.listed, entry) else Note(run, entry, known)
+    if _holds_listed(entry, known) or _looks_like_log(entry, known):
+        return Note(run, entry, known)
+    if held > entry.size and known.extends:
+        return Fetch(run, entry, "longer than listed", held=entry.size)
+    if held > entry.size or not may_be_prefix(entry, known):
+        return Fetch(run, entry, "rewritten")
+    return Append(run, entry, known)
+
+
+def _holds_listed(entry: FileEntry, known: Known) -> bool:
+    """Whether the local log is all that is listed, or came from the server later than that."""
+    if known.local.size > entry.size:
+        is_later = known.listed is not None and Listed.of(entry).time_ns <= known.local.mtime_ns
+        return is_later and known.extends is True
+    return known.local.size == entry.size and block_digest(known.hashes) == entry.block_digest
+
+
+def may_be_prefix(entry: FileEntry, known: Known) -> bool:
+    """Whether the full blocks of the local log are those of the listed one, as far as that shows
+    before anything is fetched (section Digests of the format)."""
+    full = known.local.size // BLOCK_SIZE
+    last = max(0, entry.size - 1) // BLOCK_SIZE
+    if entry.block_digest is None:
+        return True
+    if known.local.size == entry.size:
+        return block_digest(known.hashes) == entry.block_digest
+    if entry.tail_hash is None or full != last:
+        return True
+    hashes = b"".join(known.hashes[:full]) + bytes.fromhex(entry.tail_hash)
+    return hashlib.sha256(hashes).hexdigest() == entry.block_digest
+
+
+def plan_run(run: Run, entries: Iterable[FileEntry], known: Mapping[str, Known]) -> Iterator[Action]:
+    """What has to be done for the selected files of one run.
+
+    Args:
+        run: the run.
+        entries: those of its files that are selected.
+        known: the files of the run in the mirror, by their path within the run folder.
+    """
+    start = len(run.folder) + 1
+    for entry in entries:
+        action = decide(run, entry, known.get(entry.path[start:]))
+        if action is not None:
+            yield action

@@ -1,0 +1,80 @@
+"""What is known of the mirror's files: the state where it still fits the disk, the disk where not.
+
+A file that the state does not know, or that another program changed, is read again instead of being
+downloaded again. Reading the mirror writes nothing, so a dry run sees the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+
+from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher, block_digest
+from runicorn.manifest.model import FileEntry, Run
+from runicorn.remote_storage.mirror import LocalFile
+from runicorn.remote_storage.state import Known, OpenMirror
+
+
+class Knowledge:
+    """Looks up what is known of a run's files.
+
+    Args:
+        mirror: the mirror.
+    """
+
+    def __init__(self, mirror: OpenMirror) -> None:
+        self._mirror = mirror.tree
+        self._state = mirror.state
+
+    def of_run(self, run: Run, entries: Iterable[FileEntry]) -> dict[str, Known]:
+        """The files of a run that are in the mirror, by their path within the run folder.
+
+        Args:
+            run: the run.
+            entries: the listed files that matter.
+
+        Raises:
+            OSError: the mirror cannot be read.
+        """
+        recorded = self._state.run_files(run.folder)
+        found = self._mirror.list_run(run.folder)
+        start = len(run.folder) + 1
+        known: dict[str, Known] = {}
+        for entry in entries:
+            inner = entry.path[start:]
+            local = found.get(inner)
+            if local is None:
+                continue
+            row = recorded.get(inner)
+            if row is None or row.local != local:
+                row = self._examine(entry, local)
+            if row is not None:
+                known[inner] = self._compare_prefix(entry, row)
+        return known
+
+    def is_as_recorded(self, folder: str) -> bool:
+        """Whether every file of a run that was synced is on disk as it was left."""
+        recorded = self._state.run_files(folder)
+        found = self._mirror.list_run(folder)
+        return all(found.get(inner) == known.local for inner, known in recorded.items())
+
+    def _examine(self, entry: FileEntry, local: LocalFile) -> Known | None:
+        if entry.is_log:
+            hasher = BlockHasher()
+            for chunk in self._mirror.chunks(entry.path, 0, local.size):
+                hasher.update(chunk)
+            return Known(local, tuple(hasher.hashes()), None) if hasher.size == local.size else None
+        if local.size != entry.size:
+            return None
+        digest = hashlib.sha256()
+        for chunk in self._mirror.chunks(entry.path):
+            digest.update(chunk)
+        return Known(local, (digest.digest(),), None)
+
+    def _compare_prefix(self, entry: FileEntry, known: Known) -> Known:
+        if not entry.is_log or entry.block_digest is None or known.local.size <= entry.size:
+            return known
+        full = list(known.hashes[: known.local.size // BLOCK_SIZE])
+        hasher = self._mirror.prefix_hasher(entry.path, entry.size, full)
+        return dataclasses.replace(known, extends=block_digest(hasher.hashes()) == entry.block_digest)

@@ -1,0 +1,131 @@
+"""The client of a program: `ManifestSyncClient`, as the interface document has it."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from runicorn.errors import CancelledError, UsageError
+from runicorn.remote_storage.report import Event, FileDone, Observer, TransferStarted
+from runicorn.remote_storage.sync import SyncOptions, synchronize
+from runicorn.remote_storage.transport import open_beside
+from runicorn.remote_storage.transport.base import Traffic, Transport
+
+if TYPE_CHECKING:
+    from paramiko import SFTPClient
+
+log = logging.getLogger(__name__)
+
+ProgressCallback: TypeAlias = Callable[[int, int, str], None]
+"""Is given the files done, the files in all (at least 1) and the path of the last one."""
+
+
+class ManifestSyncClient:
+    """Brings a local folder to the state of a root on a server.
+
+    Args:
+        sftp_client: an open paramiko client; a second channel is opened beside it, and it must not
+            be used by others while a sync runs. A `Transport` is taken as well.
+        remote_root: the root on the server; relative to the home folder when it does not begin
+            with a slash.
+        cache_dir: folder of the mirror; made by the first sync.
+        jitter_max: a random delay of up to that many seconds comes before each sync, so that
+            many clients do not ask at once.
+        options: what is synced and how.
+
+    Raises:
+        UsageError: an argument means nothing.
+    """
+
+    def __init__(
+        self,
+        sftp_client: SFTPClient | Transport,
+        remote_root: str,
+        cache_dir: Path,
+        jitter_max: float = 5.0,
+        options: SyncOptions | None = None,
+    ) -> None:
+        if jitter_max < 0:
+            raise UsageError("the longest delay before a sync cannot be negative")
+        self.remote_root = str(remote_root)
+        self.cache_dir = Path(cache_dir).expanduser()
+        self.jitter_max = jitter_max
+        self.options = options or SyncOptions()
+        self.options.check()
+        self._sftp_client = sftp_client
+
+    def sync(
+        self,
+        progress_callback: ProgressCallback | None = None,
+        *,
+        observer: Observer | None = None,
+        cancel: threading.Event | None = None,
+    ) -> dict[str, Any]:
+        """Sync once.
+
+        Args:
+            progress_callback: is called after each file, in this thread.
+            observer: is told of every step, in this thread.
+            cancel: when it is set, the sync ends as soon as it can.
+
+        Returns:
+            The statistics, see `runicorn.remote_storage.report.SyncReport`. Files that failed are
+            counted in ``failed_count`` and named in ``failed``.
+
+        Raises:
+            RunicornError: one of its classes for each cause.
+        """
+        stop = cancel or threading.Event()
+        wait_jitter(self.jitter_max, stop)
+        watchers = [watcher for watcher in (observer, _progress(progress_callback)) if watcher is not None]
+
+        def tell(event: Event) -> None:
+            for watcher in watchers:
+                watcher(event)
+
+        transport, owned = self._transport()
+        try:
+            report = synchronize(transport, self.remote_root, self.cache_dir, self.options, tell, stop).report
+            if owned:
+                report.count_traffic(Traffic(), transport.traffic)
+            return report.as_dict()
+        finally:
+            if owned:
+                transport.close()
+
+    def _transport(self) -> tuple[Transport, bool]:
+        client = self._sftp_client
+        if isinstance(client, Transport):
+            return client, False
+        return open_beside(client), True
+
+
+def wait_jitter(longest: float, cancel: threading.Event | None = None) -> None:
+    """Wait for a random time of up to ``longest`` seconds.
+
+    Raises:
+        CancelledError: it was cancelled meanwhile.
+    """
+    if longest > 0 and (cancel or threading.Event()).wait(random.uniform(0, longest)):  # noqa: S311 - spreads load, protects nothing
+        raise CancelledError("the sync was stopped")
+
+
+def _progress(callback: ProgressCallback | None) -> Observer | None:
+    if callback is None:
+        return None
+    total = done = 0
+
+    def watch(event: Event) -> None:
+        nonlocal total, done
+        if isinstance(event, TransferStarted):
+            total = event.files
+        elif isinstance(event, FileDone):
+            done += 1
+            # A walk fetches status files before it knows how many files there are in all.
+            callback(done, max(total, done), event.path)
+
+    return watch

@@ -1,0 +1,488 @@
+"""The mirror's tree: the only code that writes below it.
+
+Everything is done through open folders and follows no link (law 5). A state file is staged in
+``.runicorn/staging``, and takes its name by a rename; a log grows in place by writes that end at
+record boundaries, so that not even a killed process leaves half a record (laws 1 and 3).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from runicorn.errors import DiskFullError, MirrorError
+from runicorn.manifest import rules
+from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher
+
+STATE_FOLDER = rules.ARTEFACT_FOLDER
+STAGING_FOLDER = "staging"
+PARTIAL_SUFFIX = ".partial"
+
+_MAX_OPEN_FOLDERS = 128
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_CHUNK = 1024 * 1024
+_APPEND_STEP = 4096
+_LONGEST_HELD_RECORD = 64 * 1024 * 1024
+_PARTIAL_LIFE = 7 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """What tells whether a file of the mirror is still the one that was written.
+
+    Attributes:
+        size: bytes.
+        mtime_ns: nanoseconds since the epoch.
+        inode: number of the file within its file system.
+    """
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+def _signature(status: os.stat_result) -> LocalFile:
+    return LocalFile(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def mirror_error(error: OSError, path: str = "") -> MirrorError:
+    """The one place that maps failures of the mirror's file system."""
+    what = rules.escape(path) or "the mirror"
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(f"cannot write {what}: {reason}", path=path)
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        reason = "a link or a file is in the place of a folder"
+    elif error.errno in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST):
+        reason = "a folder is in the place of a file"
+    return MirrorError(
+        f"cannot write {what}: {reason}", path=path, hint="look at what lies there in the mirror"
+    )
+
+
+class StagedFile:
+    """A file that has no name in the mirror yet."""
+
+    def __init__(self, folder_fd: int, name: str, fd: int) -> None:
+        self._folder_fd = folder_fd
+        self.name = name
+        self.fd = fd
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return os.fstat(self.fd).st_size
+
+    def write(self, data: bytes | memoryview, offset: int) -> None:
+        """Write all of ``data`` at ``offset`` (bytes)."""
+        write_all(self.fd, data, offset)
+
+    def close(self) -> None:
+        """Close it; the bytes stay staged."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def discard(self) -> None:
+        """Remove it."""
+        self.close()
+        try:
+            os.unlink(self.name, dir_fd=self._folder_fd)
+        except FileNotFoundError:
+            return
+
+
+class Mirror:
+    """A client's copy of a root.
+
+    Args:
+        root: its folder; made when it does not exist.
+        read_only: whether nothing is going to be written, not even its state folder.
+
+    Raises:
+        MirrorError: the folder cannot be made or used.
+    """
+
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
+        self.root = root
+        self._staging_fd = -1
+        self._folders: OrderedDict[str, int] = OrderedDict()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileExistsError as error:
+            raise MirrorError(f"the mirror {root} is not a folder") from error
+        except OSError as error:
+            raise MirrorError(f"cannot use the mirror {root}: {error.strerror}") from error
+        if read_only:
+            return
+        try:
+            self._staging_fd = self._open_folder(f"{STATE_FOLDER}/{STAGING_FOLDER}", create=True)
+        except OSError as error:
+            os.close(self.fd)
+            raise MirrorError(f"cannot write in the mirror {root}: {error.strerror}") from error
+
+    def __enter__(self) -> Mirror:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all folders."""
+        for fd in self._folders.values():
+            os.close(fd)
+        self._folders.clear()
+        if self.fd >= 0:
+            if self._staging_fd >= 0:
+                os.close(self._staging_fd)
+            os.close(self.fd)
+            self.fd = -1
+
+    # -- folders ---------------------------------------------------------------------------
+
+    def _open_folder(self, folder: str, *, create: bool) -> int:
+        fd = os.dup(self.fd)
+        try:
+            for part in folder.split("/"):
+                try:
+                    inner = os.open(part, _FOLDER_FLAGS, dir_fd=fd)
+                except FileNotFoundError:
+                    if not create:
+                        raise
+                    self._make_folder(part, fd)
+                    inner = os.open(part, _FOLDER_FLAGS, dir_fd=fd)
+                os.close(fd)
+                fd = inner
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    @staticmethod
+    def _make_folder(name: str, parent: int) -> None:
+        try:
+            os.mkdir(name, dir_fd=parent)
+        except FileExistsError:
+            return
+
+    def folder_fd(self, folder: str, *, create: bool = False) -> int:
+        """An open folder of the mirror, kept open for the next use.
+
+        Raises:
+            OSError: it does not exist, or a link or file is in its place.
+        """
+        if not folder:
+            return self.fd
+        fd = self._folders.get(folder)
+        if fd is not None:
+            self._folders.move_to_end(folder)
+            return fd
+        fd = self._open_folder(folder, create=create)
+        self._folders[folder] = fd
+        if len(self._folders) > _MAX_OPEN_FOLDERS:
+            os.close(self._folders.popitem(last=False)[1])
+        return fd
+
+    def _forget_folder(self, folder: str) -> None:
+        for known in [name for name in self._folders if name == folder or name.startswith(folder + "/")]:
+            os.close(self._folders.pop(known))
+
+    def list_run(self, folder: str) -> dict[str, LocalFile]:
+        """The regular files of a run in the mirror, by their path within the run folder."""
+        found: dict[str, LocalFile] = {}
+        try:
+            fd = self._open_folder(folder, create=False)
+        except OSError:
+            return found
+        try:
+            self._list_folder(fd, "", found)
+        finally:
+            os.close(fd)
+        return found
+
+    def _list_folder(self, fd: int, prefix: str, found: dict[str, LocalFile]) -> None:
+        with os.scandir(fd) as entries:
+            names = list(entries)
+        for entry in names:
+            inner = prefix + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if prefix or entry.name == rules.MEDIA_FOLDER:
+                    self._list_inner(fd, entry.name, inner + "/", found)
+            elif entry.is_file(follow_symlinks=False):
+                try:
+                    found[inner] = _signature(entry.stat(follow_symlinks=False))
+                except FileNotFoundError:
+                    continue
+
+    def _list_inner(self, parent: int, name: str, prefix: str, found: dict[str, LocalFile]) -> None:
+        try:
+            fd = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+        except OSError:
+            return
+        try:
+            self._list_folder(fd, prefix, found)
+        finally:
+            os.close(fd)
+
+    def takes_names_for_the_same(self) -> bool:
+        """Whether the file system does not tell names apart that differ by case or by the form of
+        their accents only."""
+        stem = secrets.token_hex(6)
+        fd = os.open(
+            f"{stem}-\u00e9",
+            os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE_FLAGS,
+            0o600,
+            dir_fd=self._staging_fd,
+        )
+        os.close(fd)
+        try:
+            return any(_exists(f"{stem}-{other}", self._staging_fd) for other in ("\u00c9", "e\u0301"))
+        finally:
+            os.unlink(f"{stem}-\u00e9", dir_fd=self._staging_fd)
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def open_file(self, path: str, flags: int = os.O_RDONLY) -> int:
+        """A file of the mirror, opened through its folder; no link is followed.
+
+        Raises:
+            OSError: it does not exist or is not a regular file.
+        """
+        folder, _, name = path.rpartition("/")
+        fd = os.open(name, flags | _FILE_FLAGS, dir_fd=self.folder_fd(folder))
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EISDIR, "not a regular file")
+        return fd
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        """Bytes of a file of the mirror; fewer at its end."""
+        fd = self.open_file(path)
+        try:
+            return os.pread(fd, length, offset)
+        finally:
+            os.close(fd)
+
+    def chunks(self, path: str, offset: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """The bytes of a file of the mirror from ``offset`` to ``end``."""
+        fd = self.open_file(path)
+        try:
+            while end is None or offset < end:
+                data = os.pread(fd, _CHUNK if end is None else min(_CHUNK, end - offset), offset)
+                if not data:
+                    return
+                yield data
+                offset += len(data)
+        finally:
+            os.close(fd)
+
+    def signature(self, path: str) -> LocalFile:
+        """What a file of the mirror looks like now."""
+        folder, _, name = path.rpartition("/")
+        return _signature(os.stat(name, dir_fd=self.folder_fd(folder), follow_symlinks=False))
+
+    def prefix_hasher(self, path: str, size: int, full_hashes: list[bytes]) -> BlockHasher:
+        """A hasher that has taken the first ``size`` bytes of a log, of which only the last block
+        is read.
+
+        Args:
+            path: the log.
+            size: bytes.
+            full_hashes: the hashes of its full blocks.
+        """
+        full = full_hashes[: size // BLOCK_SIZE]
+        hasher = BlockHasher(full)
+        for chunk in self.chunks(path, len(full) * BLOCK_SIZE, size):
+            hasher.update(chunk)
+        return hasher
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def stage(self, key: str | None = None) -> StagedFile:
+        """A new staged file.
+
+        Args:
+            key: a name under which an interrupted download is found again; None for a
+                file that is not worth it.
+        """
+        if key is None:
+            name, flags = secrets.token_hex(12), os.O_EXCL
+        else:
+            name, flags = key + PARTIAL_SUFFIX, 0
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | flags | _FILE_FLAGS, 0o666, dir_fd=self._staging_fd)
+        return StagedFile(self._staging_fd, name, fd)
+
+    def sweep_staging(self) -> None:
+        """Remove what earlier syncs left, but for partial files that can still be gone on with.
+
+        Raises:
+            MirrorError: something cannot be removed.
+        """
+        oldest = time.time() - _PARTIAL_LIFE
+        with os.scandir(self._staging_fd) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if entry.name.endswith(PARTIAL_SUFFIX) and status.st_mtime >= oldest:
+                    continue
+                try:
+                    os.unlink(entry.name, dir_fd=self._staging_fd)
+                except OSError as error:
+                    path = f"{STATE_FOLDER}/{STAGING_FOLDER}/{entry.name}"
+                    raise mirror_error(error, path) from error
+
+    def require_plain(self, path: str) -> None:
+        """Make sure that a path holds a regular file or nothing, before it is opened by its name.
+
+        Raises:
+            MirrorError: a link or something else lies there.
+        """
+        try:
+            mode = os.stat(self.root / path, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise mirror_error(error, path) from error
+        if not stat.S_ISREG(mode):
+            raise MirrorError(f"{rules.escape(path)} in the mirror is a link or no file", path=path)
+
+    def install(self, staged: StagedFile, path: str) -> int:
+        """Give a staged file its name in the mirror.
+
+        Returns:
+            The open folder that it lies in.
+
+        Raises:
+            MirrorError: something is in the way.
+        """
+        folder, _, name = path.rpartition("/")
+        try:
+            fd = self.folder_fd(folder, create=True)
+            try:
+                os.rename(staged.name, name, src_dir_fd=self._staging_fd, dst_dir_fd=fd)
+            except FileNotFoundError:
+                # The folder that was held open has been removed meanwhile.
+                self._forget_folder(folder)
+                fd = self.folder_fd(folder, create=True)
+                os.rename(staged.name, name, src_dir_fd=self._staging_fd, dst_dir_fd=fd)
+        except OSError as error:
+            staged.discard()
+            raise mirror_error(error, path) from error
+        return fd
+
+    def append(self, path: str, expected: LocalFile, data: Iterator[bytes]) -> int:
+        """Let a log grow in place, on the same inode.
+
+        Args:
+            path: the log.
+            expected: what it must look like before.
+            data: the new bytes, in order.
+
+        Returns:
+            An open file descriptor of the log; the caller closes it.
+
+        Raises:
+            MirrorError: the log is not what was expected, or cannot be written.
+        """
+        try:
+            fd = self.open_file(path, os.O_RDWR)
+        except OSError as error:
+            raise mirror_error(error, path) from error
+        try:
+            _require_same(path, _signature(os.fstat(fd)), expected)
+            offset = expected.size
+            for step in record_steps(data):
+                write_all(fd, step, offset)
+                offset += len(step)
+        except OSError as error:
+            os.close(fd)
+            raise mirror_error(error, path) from error
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def remove(self, path: str) -> None:
+        """Remove a file, and the folders that it leaves empty.
+
+        Raises:
+            MirrorError: it cannot be removed.
+        """
+        folder, _, name = path.rpartition("/")
+        try:
+            os.unlink(name, dir_fd=self.folder_fd(folder))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise mirror_error(error, path) from error
+        while folder:
+            self._forget_folder(folder)
+            parent, _, name = folder.rpartition("/")
+            try:
+                os.rmdir(name, dir_fd=self.folder_fd(parent))
+            except OSError:
+                return  # not empty: something else lives there
+            folder = parent
+
+    def free_bytes(self) -> int:
+        """Bytes that this user can still write."""
+        status = os.fstatvfs(self.fd)
+        return status.f_bavail * status.f_frsize
+
+
+def _exists(name: str, folder_fd: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _require_same(path: str, now: LocalFile, expected: LocalFile) -> None:
+    if (now.size, now.inode) != (expected.size, expected.inode):
+        raise MirrorError(f"{rules.escape(path)} was changed by another program meanwhile", path=path)
+
+
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of ``data`` at ``offset`` (bytes) of an open file."""
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, offset)
+        view, offset = view[done:], offset + done
+
+
+def record_steps(data: Iterator[bytes]) -> Iterator[bytes]:
+    """Cut the bytes of a log into single writes that each end with a record.
+
+    A killed process may have done any number of its writes, but a short write has been done or not:
+    the log ends at a record boundary either way. What follows the last newline comes last.
+    """
+    held = b""
+    for chunk in data:
+        held += chunk
+        start = 0
+        while len(held) - start > _APPEND_STEP:
+            end = held.rfind(b"\n", start, start + _APPEND_STEP) + 1 or held.find(b"\n", start) + 1
+            if not end and len(held) - start > _LONGEST_HELD_RECORD:
+                end = len(held)
+            if not end:
+                break
+            yield held[start:end]
+            start = end
+        held = held[start:]
+    end = held.rfind(b"\n") + 1
+    if end:
+        yield held[:end]
+    if end < len(held):
+        yield held[end:]

@@ -1,0 +1,93 @@
+"""Which runs and files the user wants."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from runicorn.errors import UsageError
+from runicorn.manifest import rules
+from runicorn.manifest.model import FileEntry, Run
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is synced of a root; nothing set means everything.
+
+    Attributes:
+        projects: names of projects; a file of another project is not selected.
+        include: patterns as in ``.gitignore``, of which one must match.
+        exclude: patterns as in ``.gitignore``, of which none may match.
+        media: whether files below ``media`` are selected.
+    """
+
+    projects: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    media: bool = True
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether nothing is left out."""
+        return self == Selection()
+
+    @property
+    def key(self) -> str:
+        """A text that is equal for equal selections."""
+        if self.is_everything:
+            return ""
+        return json.dumps([self.projects, self.include, self.exclude, self.media])
+
+    @cached_property
+    def _include(self) -> GitIgnoreSpec | None:
+        return _patterns(self.include)
+
+    @cached_property
+    def _exclude(self) -> GitIgnoreSpec | None:
+        return _patterns(self.exclude)
+
+    def check(self) -> None:
+        """Refuse patterns that mean nothing.
+
+        Raises:
+            UsageError: a pattern cannot be read.
+        """
+        if self._include or self._exclude:
+            self.wants_path("a")
+
+    def wants_project(self, project: str) -> bool:
+        """Whether any file of a project can be selected."""
+        return not self.projects or project in self.projects
+
+    def wants_path(self, path: str) -> bool:
+        """Whether the patterns select a path."""
+        if self._include is not None and not self._include.match_file(path):
+            return False
+        return self._exclude is None or not self._exclude.match_file(path)
+
+    def wants(self, run: Run, entry: FileEntry) -> bool:
+        """Whether a file of a run is selected."""
+        if self.is_everything:
+            return True
+        if not self.wants_project(run.project):
+            return False
+        if not self.media and entry.path.startswith(f"{run.folder}/{rules.MEDIA_FOLDER}/"):
+            return False
+        return self.wants_path(entry.path)
+
+
+def _patterns(lines: Sequence[str]) -> GitIgnoreSpec | None:
+    if not lines:
+        return None
+    from pathspec import GitIgnoreSpec
+
+    try:
+        return GitIgnoreSpec.from_lines(lines)
+    except ValueError as error:
+        raise UsageError(f"cannot read the pattern: {error}") from error

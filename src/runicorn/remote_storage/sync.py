@@ -1,0 +1,444 @@
+"""One sync: choose the way to learn what the root holds, plan, transfer, remove, record.
+
+All ways share the plan, the transfer and the putting in place; they differ in how the listing is
+learned. The cursor moves last, and only when nothing is left undone (law 2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from runicorn.errors import (
+    DamagedError,
+    DiskFullError,
+    MirrorBusyError,
+    MirrorError,
+    NoManifestError,
+    NoSuchRootError,
+    RequestError,
+    UsageError,
+)
+from runicorn.manifest.model import Run
+from runicorn.manifest.rules import escape
+from runicorn.remote_storage.collisions import NameClaims
+from runicorn.remote_storage.diff import Note, SyncPlan, Transfer, plan_run
+from runicorn.remote_storage.knowledge import Knowledge
+from runicorn.remote_storage.mirror import STATE_FOLDER, Mirror
+from runicorn.remote_storage.published import Listing, read_published
+from runicorn.remote_storage.removal import find_gone, reason_to_keep, remove_gone
+from runicorn.remote_storage.report import ListingRead, Observer, SyncReport, TransferStarted, ignore
+from runicorn.remote_storage.selection import Selection
+from runicorn.remote_storage.state import Cursor, Listed, MirrorState, OpenMirror, is_damage
+from runicorn.remote_storage.transfer import Transferer
+from runicorn.remote_storage.transport.base import Job, Stat, Transport
+from runicorn.remote_storage.walk import Walker
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest"
+WALK = "walk"
+AUTO = "auto"
+METHODS = (AUTO, MANIFEST, WALK)
+
+FOLDERS_LOOKED_AT = 2000
+"""Run folders of the mirror that a sync without news compares with its records: more would make its
+cost grow with the mirror; the next sync looks at the next ones."""
+
+_STATE_FILE = "state.db"
+_LOCK_FILE = "sync.lock"
+_STATUS_FILE = "status.json"
+_MAX_STATUS = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class SyncOptions:
+    """How a sync is done.
+
+    Attributes:
+        method: ``auto`` (the best way that works), ``manifest`` or ``walk`` (that one or none).
+        selection: what is synced.
+        delete: whether files that the server removed are removed here (law 4).
+        force_delete: leave to remove more than half of the mirror.
+        dry_run: plan only; nothing is written.
+        lock_timeout: how long to wait for another sync of the same mirror, seconds.
+    """
+
+    method: str = AUTO
+    selection: Selection = field(default_factory=Selection)
+    delete: bool = False
+    force_delete: bool = False
+    dry_run: bool = False
+    lock_timeout: float = 5.0
+
+    def check(self) -> None:
+        """Refuse what means nothing.
+
+        Raises:
+            UsageError: a value is out of bounds.
+        """
+        if self.method not in METHODS:
+            raise UsageError(f"there is no method {self.method!r}; it is one of {', '.join(METHODS)}")
+        if self.lock_timeout < 0:
+            raise UsageError("the time to wait for the mirror cannot be negative")
+        if self.force_delete and not self.delete:
+            raise UsageError("leave to remove more than half of the mirror needs leave to remove at all")
+        self.selection.check()
+
+
+@dataclass(frozen=True, slots=True)
+class SyncResult:
+    """What `synchronize` gives.
+
+    Attributes:
+        report: the statistics.
+        plan: what was planned; None when there was nothing new.
+    """
+
+    report: SyncReport
+    plan: SyncPlan | None
+
+
+def synchronize(
+    transport: Transport,
+    remote_root: str,
+    mirror_root: Path,
+    options: SyncOptions | None = None,
+    observer: Observer = ignore,
+    cancel: threading.Event | None = None,
+) -> SyncResult:
+    """Bring a mirror to the state of a root.
+
+    Args:
+        transport: the connection; it is not closed.
+        remote_root: the root on the server.
+        mirror_root: the folder of the mirror; made when it does not exist.
+        options: how it is done.
+        observer: is told of every step, in this thread.
+        cancel: when it is set, the sync ends as soon as it can.
+
+    Raises:
+        RunicornError: one of its classes for each cause, see `runicorn.errors`. Files that
+            failed one by one are no error: they are in the report.
+    """
+    options = options or SyncOptions()
+    options.check()
+    started = time.time()
+    clock = time.monotonic()
+    before = transport.traffic
+    with contextlib.ExitStack() as stack:
+        mirror = _open_mirror(stack, mirror_root, options)
+        stop = cancel or threading.Event()
+        sync = _Sync(transport, remote_root.rstrip("/"), mirror, options, observer, stop)
+        try:
+            plan = sync.run()
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error) or options.dry_run:
+                raise MirrorError(f"cannot use the state of the mirror: {error}") from error
+            mirror.state.start_anew(error)
+            plan = sync.run()
+        report = sync.report
+        report.count_traffic(before, transport.traffic)
+        report.duration = time.monotonic() - clock
+        if not options.dry_run:
+            mirror.state.add_report(started, report.as_dict())
+        return SyncResult(report, plan)
+
+
+def _open_mirror(stack: contextlib.ExitStack, root: Path, options: SyncOptions) -> OpenMirror:
+    database = root / STATE_FOLDER / _STATE_FILE
+    scratch = root
+    if options.dry_run:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runicorn-")))
+        root = root if root.exists() else scratch
+    tree = stack.enter_context(Mirror(root, read_only=options.dry_run))
+    for name in (_LOCK_FILE, _STATE_FILE, *(f"{_STATE_FILE}{suffix}" for suffix in ("-wal", "-shm"))):
+        tree.require_plain(f"{STATE_FOLDER}/{name}")
+    if options.dry_run:
+        database = _copy_of_state(database, scratch)
+    else:
+        stack.enter_context(_locked(root / STATE_FOLDER / _LOCK_FILE, options.lock_timeout))
+        tree.sweep_staging()
+    return OpenMirror(tree, stack.enter_context(MirrorState(database)))
+
+
+def _copy_of_state(database: Path, folder: Path) -> Path:
+    """SQLite writes beside a database even when it only reads; a copy can be torn, and is lost then."""
+    for part in (database, database.with_name(f"{database.name}-wal")):
+        try:
+            shutil.copyfile(part, folder / part.name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise MirrorError(f"cannot read the state of the mirror: {error.strerror}") from error
+    return folder / database.name
+
+
+@contextlib.contextmanager
+def _locked(path: Path, timeout: float) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("another sync works on this mirror; waiting up to %g s", timeout)
+        try:
+            lock.acquire(timeout=timeout)
+        except Timeout as error:
+            raise MirrorBusyError(f"another sync works on the mirror {path.parent.parent}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Sync:
+    """The steps of one sync."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        remote_root: str,
+        mirror: OpenMirror,
+        options: SyncOptions,
+        observer: Observer,
+        cancel: threading.Event,
+    ) -> None:
+        self._transport = transport
+        self._remote_root = remote_root
+        self._place = mirror
+        self._mirror = mirror.tree
+        self._state = mirror.state
+        self._options = options
+        self._observe = observer
+        self._cancel = cancel
+        self._knowledge = Knowledge(mirror)
+        self._tried: set[str] = set()
+        self.report = SyncReport(dry_run=options.dry_run)
+
+    def run(self) -> SyncPlan | None:
+        """All steps, in their order."""
+        listing = self._learn()
+        report = self.report
+        report.manifest_revision = listing.identity.revision if listing.identity else None
+        report.lineage = listing.identity.lineage if listing.identity else None
+        report.generated_at = listing.generated_at
+        report.problem_count = listing.problem_count
+        report.total_experiments = listing.total_experiments
+        self._observe(ListingRead(report.method, report.fallback_reason))
+        if listing.unchanged:
+            report.skipped, report.reason = True, "no changes"
+            self._move_cursor(listing)
+            return None
+        epoch = self._epoch(listing)
+        plan = SyncPlan()
+        if report.method == WALK:
+            self._sync_statuses(listing, epoch)
+        self._plan_runs(listing, plan, epoch)
+        self._carry_out(plan, epoch)
+        self._remove(listing, plan, epoch)
+        self._conclude(listing)
+        return plan
+
+    # -- learning what there is ------------------------------------------------------------
+
+    def _learn(self) -> Listing:
+        method = self._options.method
+        if method != WALK:
+            try:
+                self.report.method = MANIFEST
+                return self._read_manifest()
+            except (NoManifestError, DamagedError) as error:
+                if method == MANIFEST:
+                    self._transport.run(iter([_require_root(self._remote_root or "/")]))
+                    raise
+                self.report.fallback_reason = escape(str(error))
+                log.warning("walking the server's folders: %s", self.report.fallback_reason)
+        self.report.method = WALK
+        return Walker(self._transport, self._remote_root or "/", self._options.selection).walk()
+
+    def _read_manifest(self) -> Listing:
+        cursor = self._state.cursor
+        if cursor is None or not self._is_current(cursor):
+            return read_published(self._transport, self._remote_root)
+        return read_published(self._transport, self._remote_root, cursor.identity, cursor.base)
+
+    def _is_current(self, cursor: Cursor) -> bool:
+        """Whether nothing is left to do when the server publishes what the cursor names."""
+        if cursor.selection != self._options.selection.key or (cursor.keeps_gone and self._options.delete):
+            return False
+        return self._is_intact()
+
+    def _is_intact(self) -> bool:
+        """Whether other programs left the mirror alone, as far as a look of bounded cost can tell."""
+        folders = self._state.next_folders(FOLDERS_LOOKED_AT)
+        intact = all(self._knowledge.is_as_recorded(folder) for folder in folders)
+        if intact and not self._options.dry_run:
+            self._state.looked_at(folders)
+        return intact
+
+    def _epoch(self, listing: Listing) -> int:
+        lineage, epoch = self._state.lineage
+        if listing.identity is None and lineage is not None:
+            return 0  # a walk cannot tell whether it saw the same root
+        if self._options.dry_run:
+            return epoch
+        if listing.identity is None:
+            return self._state.enter_lineage(None, walked_root=self._remote_root)
+        return self._state.enter_lineage(listing.identity.lineage)
+
+    # -- planning --------------------------------------------------------------------------
+
+    def _plan_runs(self, listing: Listing, plan: SyncPlan, epoch: int) -> None:
+        claims = (
+            NameClaims() if not self._options.dry_run and self._mirror.takes_names_for_the_same() else None
+        )
+        for run in listing.runs:
+            self._plan_run(run if claims is None else self._without_collisions(run, claims), plan, epoch)
+        plan.put_in_order()
+        plan.gone = find_gone(self._state, listing, self._options.selection)
+        self.report.total_files = plan.listed_files
+        self.report.total_bytes = plan.listed_bytes
+
+    def _without_collisions(self, run: Run, claims: NameClaims) -> Run:
+        kept = []
+        for entry in run.files:
+            first = claims.claim(entry.path) if self._options.selection.wants(run, entry) else None
+            if first is None:
+                kept.append(entry)
+            else:
+                reason = f"this disk cannot hold it beside {escape(first)}: the names look the same to it"
+                self.report.fail(entry.path, reason)
+        return replace(run, files=tuple(kept))
+
+    def _plan_run(self, run: Run, plan: SyncPlan, epoch: int) -> None:
+        entries = [entry for entry in run.files if self._options.selection.wants(run, entry)]
+        if not entries:
+            return
+        plan.listed_files += len(entries)
+        plan.listed_bytes += sum(entry.size for entry in entries)
+        known = self._knowledge.of_run(run, entries)
+        planned = set()
+        for action in plan_run(run, entries, known):
+            planned.add(action.entry.path)
+            if isinstance(action, Note):
+                plan.notes.append(action)
+            elif action.entry.path not in self._tried:
+                plan.transfers.append(action)
+        if epoch == 0:
+            return
+        start = len(run.folder) + 1
+        for entry in entries:
+            row = known.get(entry.path[start:])
+            if row is not None and row.epoch != epoch and entry.path not in planned:
+                plan.notes.append(Note(run, entry, row))
+
+    def _sync_statuses(self, listing: Listing, epoch: int) -> None:
+        """A walk learns from the status files which runs have ended; logs are planned after that."""
+        if not self._options.dry_run:
+            plan = SyncPlan()
+            for run in listing.runs:
+                statuses = tuple(entry for entry in run.files if entry.path.endswith("/" + _STATUS_FILE))
+                if statuses:
+                    self._plan_run(replace(run, files=statuses), plan, epoch)
+            plan.put_in_order()
+            self._carry_out(plan, epoch, announce=False)
+            self._tried = {transfer.entry.path for transfer in plan.transfers}
+        listing.runs = [replace(run, status=self._local_status(run)) for run in listing.runs]
+
+    def _local_status(self, run: Run) -> str:
+        try:
+            raw = json.loads(self._mirror.read_range(f"{run.folder}/{_STATUS_FILE}", 0, _MAX_STATUS))
+        except (OSError, ValueError, RecursionError):
+            return run.status
+        status = raw.get("status") if isinstance(raw, dict) else None
+        return status if isinstance(status, str) else run.status
+
+    # -- effects ---------------------------------------------------------------------------
+
+    def _carry_out(self, plan: SyncPlan, epoch: int, *, announce: bool = True) -> None:
+        if announce:
+            self._observe(TransferStarted(len(plan.transfers), plan.total_bytes))
+        if self._options.dry_run:
+            return
+        self._require_space(plan.transfers)
+        self._note(plan.notes, epoch)
+        if not plan.transfers:
+            return
+        fetching = Transferer(
+            self._transport, self._remote_root, self._place, self._observe, self.report, self._cancel
+        )
+        fetching.run(plan.transfers, epoch)
+
+    def _require_space(self, transfers: Sequence[Transfer]) -> None:
+        needed = sum(transfer.bytes_expected for transfer in transfers)
+        free = self._mirror.free_bytes()
+        if needed > free:
+            raise DiskFullError(f"{needed} bytes have to be fetched, the mirror's disk has {free} free")
+
+    def _note(self, notes: list[Note], epoch: int) -> None:
+        self._state.record(
+            (
+                note.run.folder,
+                note.entry.path[len(note.run.folder) + 1 :],
+                replace(note.known, listed=Listed.of(note.entry), epoch=epoch or note.known.epoch),
+            )
+            for note in notes
+        )
+
+    def _remove(self, listing: Listing, plan: SyncPlan, epoch: int) -> None:
+        if not plan.gone:
+            return
+        reason = "not asked to delete"
+        if self._options.delete:
+            reason = reason_to_keep(self._state, listing, plan, self._options.force_delete)
+        if reason:
+            self.report.gone_count, self.report.kept_reason = len(plan.gone), reason
+            return
+        sure = [each for each in plan.gone if not listing.has_problem_at(each.path)]
+        if len(sure) < len(plan.gone):
+            self.report.gone_count = len(plan.gone) - len(sure)
+            self.report.kept_reason = "the server met a problem in their place"
+        plan.gone = sure
+        if not self._options.dry_run:
+            remove_gone(self._mirror, self._state, plan.gone, epoch, self.report)
+
+    def _conclude(self, listing: Listing) -> None:
+        if self._options.dry_run:
+            return
+        undone = self.report.failed_count + self.report.vanished_count
+        if undone or (listing.identity is None and self._state.lineage[0] is not None):
+            return
+        self._move_cursor(listing)
+
+    def _move_cursor(self, listing: Listing) -> None:
+        if not self._options.dry_run:
+            kept = self.report.gone_count > 0 or (listing.unchanged and self._kept_before())
+            cursor = Cursor(
+                listing.identity,
+                self._options.selection.key,
+                listing.generated_at,
+                listing.base,
+                keeps_gone=kept,
+            )
+            self._state.move_cursor(cursor)
+
+    def _kept_before(self) -> bool:
+        cursor = self._state.cursor
+        return cursor is not None and cursor.keeps_gone
+
+
+def _require_root(remote_root: str) -> Job:
+    (answer,) = yield [Stat(remote_root)]
+    if isinstance(answer, RequestError):
+        raise NoSuchRootError(f"there is no folder {escape(remote_root)} on the server") from answer

@@ -1,0 +1,610 @@
+"""Syncs from end to end: what a mirror holds afterwards, and what it cost."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import pytest
+
+from runicorn.errors import NoManifestError, NoSuchRootError, UnsafeError, UsageError
+from runicorn.manifest import ManifestType
+from runicorn.remote_storage import Selection, SyncOptions, SyncReport
+from runicorn.remote_storage.transport import LocalTransport, SshTarget, Transport, connect_ssh
+from testbed.counting import read_counts, reset_counts, subsystem_command
+from testbed.sshd import Sshd
+from testbed.trees import Layout, append_run, make_tree
+from tests.remote_storage.helpers import (
+    OLD,
+    RUN,
+    TIMEOUT,
+    Meanwhile,
+    Relay,
+    Site,
+    append,
+    lines,
+    make_run,
+    put,
+    run_files,
+    sftp_server,
+    status,
+)
+
+EVENTS = f"{RUN}/events.jsonl"
+
+
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("counts")
+
+
+@pytest.fixture(scope="module")
+def sshd(counts: Path) -> Iterator[Sshd]:
+    with Sshd(subsystem=subsystem_command(counts)) as server:
+        yield server
+
+
+def over_ssh(server: Sshd) -> Transport:
+    return connect_ssh(SshTarget(server.host, command=tuple(server.ssh_command)), timeout=TIMEOUT)
+
+
+def transport_of(kind: str) -> AbstractContextManager[Transport]:
+    return sftp_server() if kind == "sftp" else nullcontext(LocalTransport())
+
+
+# -- all of it -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["local", "sftp"])
+@pytest.mark.parametrize("method", ["manifest", "walk"])
+@pytest.mark.parametrize("layout", ["project", "path"])
+def test_first_sync_brings_everything(site: Site, kind: str, method: str, layout: Layout) -> None:
+    make_tree(site.root, 6, layout=layout, running=2)
+    site.publish()
+    with transport_of(kind) as transport:
+        report = site.sync(transport, method=method)
+    site.assert_equal()
+    listed = run_files(site.root)
+    assert (report.method, report.failed_count, report.fallback_reason) == (method, 0, "")
+    assert report.files_synced == report.full_count == report.total_files == len(listed)
+    assert report.bytes_downloaded == report.total_bytes == sum(map(len, listed.values()))
+    assert report.total_experiments == 7
+    for name in listed:
+        there, here = (folder / name for folder in (site.root, site.mirror))
+        assert here.stat().st_mtime_ns // 10**9 == there.stat().st_mtime_ns // 10**9
+
+
+@pytest.mark.parametrize("method", ["auto", "walk"])
+def test_sync_with_nothing_changed_transfers_nothing(site: Site, method: str) -> None:
+    site.publish()
+    site.sync(method=method)
+    before = {path: (site.mirror / path).stat().st_ino for path in run_files(site.mirror)}
+    relay = Relay()
+    report = site.sync(relay, method=method)
+    assert (report.files_synced, report.bytes_downloaded, relay.opened_runs()) == (0, 0, []) or method == "walk"
+    assert report.files_synced == report.bytes_downloaded == report.failed_count == 0
+    assert (report.skipped, report.reason) == ((True, "no changes") if method == "auto" else (False, ""))
+    assert before == {path: (site.mirror / path).stat().st_ino for path in run_files(site.mirror)}
+
+
+def test_skipped_sync_reports_the_age_of_what_is_shown(site: Site) -> None:
+    first = site.publish()
+    site.sync()
+    again = site.publish()
+    assert (again.revision, again.snapshot_id) == (first.revision, first.snapshot_id)
+    report = site.sync()
+    assert report.skipped
+    assert report.generated_at == again.generated_at > first.generated_at
+    assert report.manifest_revision == first.revision
+
+
+def test_sync_with_nothing_changed_costs_8_requests_on_a_new_connection(
+    tmp_path: Path, sshd: Sshd, counts: Path
+) -> None:
+    site = Site(tmp_path / "root", tmp_path / "mirror")
+    make_tree(site.root, 30)
+    site.publish()
+    transport = over_ssh(sshd)
+    first = site.sync(transport)
+    transport.close()
+    read_counts(counts, timeout=TIMEOUT)
+    reset_counts(counts)
+    transport = over_ssh(sshd)
+    report = site.sync(transport)
+    transport.close()
+    counted = read_counts(counts, timeout=TIMEOUT)
+    site.assert_equal()
+    assert first.files_synced == 450
+    assert report.skipped
+    assert counted.requests["INIT"] == 1
+    assert counted.total <= 8
+    assert counted.changing == 0
+
+
+def test_sync_of_5_changed_runs_costs_little(tmp_path: Path, sshd: Sshd, counts: Path) -> None:
+    site = Site(tmp_path / "root", tmp_path / "mirror")
+    runs = make_tree(site.root, 30, running=5)
+    site.publish()
+    transport = over_ssh(sshd)
+    site.sync(transport)
+    transport.close()
+    read_counts(counts, timeout=TIMEOUT)
+    reset_counts(counts)
+    appended = sum(append_run(run, 50) for run in runs[-5:])
+    site.publish()
+    packed = (site.root / ".runicorn/full_manifest.json.gz").stat().st_size
+    transport = over_ssh(sshd)
+    report = site.sync(transport)
+    transport.close()
+    counted = read_counts(counts, timeout=TIMEOUT)
+    site.assert_equal()
+    assert (report.incremental_count, report.full_count) == (10, 10)
+    assert counted.total <= 60 + 20  # four files of each run changed, not three
+    assert counted.bytes_down <= 1.2 * appended + packed + 64 * 1024
+    assert counted.changing == 0
+
+
+def test_manifest_is_not_asked_for_when_walking(site: Site) -> None:
+    site.publish()
+    relay = Relay()
+    site.sync(relay, method="walk")
+    assert not any("/.runicorn/" in path for path in relay.opened)
+
+
+def test_sync_without_a_manifest_walks_and_says_why(site: Site) -> None:
+    report = site.sync()
+    site.assert_equal()
+    assert (report.method, report.fallback_reason) == ("walk", "the server publishes no manifest")
+    assert (report.manifest_revision, report.lineage, report.generated_at) == (None, None, None)
+
+
+def test_sync_by_manifest_only_fails_without_one(site: Site) -> None:
+    with pytest.raises(NoManifestError):
+        site.sync(method="manifest")
+
+
+@pytest.mark.parametrize("method", ["auto", "manifest", "walk"])
+def test_sync_of_a_missing_root_fails(tmp_path: Path, method: str) -> None:
+    site = Site(tmp_path / "none", tmp_path / "mirror")
+    with pytest.raises(NoSuchRootError):
+        site.sync(method=method)
+
+
+def test_unsafe_manifest_is_refused_whole(site: Site) -> None:
+    site.publish()
+    path = site.root / ".runicorn/full_manifest.json"
+    document = json.loads(path.read_bytes())
+    document["experiments"][0]["files"][0]["path"] = "../outside.json"
+    put(path, json.dumps(document))
+    (site.root / ".runicorn/full_manifest.json.gz").unlink()
+    with pytest.raises(UnsafeError):
+        site.sync()
+    assert run_files(site.mirror) == {}
+
+
+def test_damaged_manifest_is_left_for_a_walk(site: Site) -> None:
+    site.publish()
+    packed = site.root / ".runicorn/full_manifest.json.gz"
+    put(packed, packed.read_bytes()[:-9])
+    report = site.sync()
+    site.assert_equal()
+    assert report.method == "walk"
+    assert "torn" in report.fallback_reason
+
+
+def test_order_of_transfers(site: Site) -> None:
+    make_run(site.root, "vision/resnet/runs/new", mtime=OLD + 1000)
+    site.publish()
+    done = [path.split("/runs/")[1] for path in site.order()]
+    names = ["meta.json", "status.json"], ["summary.json"], ["events.jsonl", "logs.txt"], ["media/a.png"]
+    assert done == [f"{run}/{name}" for group in names for run in ("new", "r1") for name in group]
+
+
+def test_options_that_mean_nothing_are_refused(site: Site) -> None:
+    for bad in (
+        SyncOptions(method="telepathy"),
+        SyncOptions(lock_timeout=-1.0),
+        SyncOptions(force_delete=True),
+    ):
+        with pytest.raises(UsageError):
+            bad.check()
+    with pytest.raises(UsageError):
+        site.sync(method="journal")
+    assert not site.mirror.exists()
+
+
+def test_history_of_syncs_is_kept(site: Site) -> None:
+    from runicorn.remote_storage.state import MirrorState
+
+    site.publish()
+    site.sync()
+    site.sync()
+    with MirrorState(site.database) as state:
+        reports = state.reports()
+    assert [report["skipped"] for report in reports] == [True, False]
+
+
+# -- filters ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["manifest", "walk"])
+def test_filters_select_files(site: Site, method: str) -> None:
+    make_run(site.root, "speech/whisper/runs/r2")
+    make_run(site.root, "runs/nlp/bert/base/r3")
+    site.publish()
+    report = site.sync(
+        method=method, projects=("vision", "nlp"), include=("*.json",), exclude=("summary.json",)
+    )
+    wanted = [f"{run}/{name}" for run in ("runs/nlp/bert/base/r3", RUN) for name in ("meta.json", "status.json")]
+    assert sorted(run_files(site.mirror)) == wanted
+    assert report.total_files == 4
+
+
+@pytest.mark.parametrize("method", ["manifest", "walk"])
+def test_no_media_selects_the_rest(site: Site, method: str) -> None:
+    site.publish()
+    site.sync(method=method, media=False)
+    assert set(run_files(site.root)) - set(run_files(site.mirror)) == {f"{RUN}/media/a.png"}
+
+
+def test_another_filter_is_not_no_changes(site: Site) -> None:
+    site.publish()
+    site.sync(media=False)
+    assert site.sync(media=False).skipped
+    report = site.sync()
+    assert (report.skipped, report.files_synced) == (False, 1)
+    site.assert_equal()
+    assert site.sync().skipped
+    assert not site.sync(media=False).skipped
+
+
+def test_equal_selections_have_one_key() -> None:
+    assert Selection().key == ""
+    assert Selection(projects=("a",)).key != Selection(include=("a",)).key
+
+
+# -- logs ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["manifest", "walk"])
+@pytest.mark.parametrize("kind", ["local", "sftp"])
+def test_append_moves_only_what_was_appended(site: Site, kind: str, method: str) -> None:
+    put(site.root / EVENTS, lines(9000), OLD)
+    site.publish()
+    with transport_of(kind) as transport:
+        site.sync(transport, method=method)
+        inode = (site.mirror / EVENTS).stat().st_ino
+        append(site.root / EVENTS, lines(10, 9000))
+        site.publish()
+        report = site.sync(transport, method=method)
+    site.assert_equal()
+    assert (report.incremental_count, report.full_count) == (1, 0)
+    assert (site.mirror / EVENTS).stat().st_ino == inode
+    overlap = 64 * 1024 if method == "walk" else 0
+    assert report.bytes_downloaded == len(lines(10, 9000)) + overlap
+
+
+@pytest.mark.parametrize("method", ["manifest", "walk"])
+def test_append_over_several_blocks(site: Site, method: str) -> None:
+    put(site.root / EVENTS, lines(50_000), OLD)
+    site.publish()
+    site.sync(method=method)
+    append(site.root / EVENTS, lines(60_000, 50_000))
+    site.publish()
+    report = site.sync(method=method)
+    site.assert_equal()
+    assert report.incremental_count == 1
+    assert report.bytes_downloaded < len(lines(60_000, 50_000)) + 70_000
+
+
+@pytest.mark.parametrize("method", ["manifest", "walk"])
+def test_torn_record_is_withheld_until_it_is_whole(site: Site, method: str) -> None:
+    whole = lines(20)
+    put(site.root / EVENTS, whole + '{"step": 20, "lo', OLD)
+    site.publish()
+    site.sync(method=method)
+    assert (site.mirror / EVENTS).read_text() == whole
+    inode = (site.mirror / EVENTS).stat().st_ino
+    put(site.root / EVENTS, lines(21), OLD + 5)
+    site.publish()
+    report = site.sync(method=method)
+    site.assert_equal()
+    assert (report.incremental_count, (site.mirror / EVENTS).stat().st_ino) == (1, inode)
+
+
+@pytest.mark.parametrize("method", ["manifest", "walk"])
+def test_torn_record_of_an_append_is_withheld(site: Site, method: str) -> None:
+    site.publish()
+    site.sync(method=method)
+    append(site.root / EVENTS, lines(1, 20) + '{"step": 21')
+    site.publish()
+    site.sync(method=method)
+    assert (site.mirror / EVENTS).read_text() == lines(21)
+    append(site.root / EVENTS, lines(1, 21)[len('{"step": 21') :])
+    site.publish()
+    site.sync(method=method)
+    site.assert_equal()
+
+
+@pytest.mark.parametrize("method", ["manifest", "walk"])
+def test_torn_record_is_delivered_when_the_run_ends(site: Site, method: str) -> None:
+    put(site.root / EVENTS, lines(20) + "killed here", OLD)
+    site.publish()
+    site.sync(method=method)
+    assert (site.mirror / EVENTS).read_text() == lines(20)
+    put(site.root / RUN / "status.json", status("failed"))
+    site.publish()
+    report = site.sync(method=method)
+    site.assert_equal()
+    assert report.failed_count == 0
+    assert site.sync(method=method).files_synced == 0
+
+
+def test_log_that_is_one_torn_record_is_there_and_empty(site: Site) -> None:
+    put(site.root / EVENTS, "no newline yet", OLD)
+    site.publish()
+    site.sync()
+    assert (site.mirror / EVENTS).read_bytes() == b""
+
+
+def test_empty_log(site: Site) -> None:
+    put(site.root / EVENTS, "", OLD)
+    site.publish()
+    assert site.sync().failed_count == 0
+    site.assert_equal()
+    append(site.root / EVENTS, lines(3))
+    site.publish()
+    assert site.sync().incremental_count == 1
+    site.assert_equal()
+
+
+@pytest.mark.parametrize("method", ["manifest", "walk"])
+@pytest.mark.parametrize(
+    "content",
+    [lines(100, 7), lines(10), lines(19) + lines(1, 5_000_000)[: len(LAST)] if (LAST := lines(1, 19)) else ""],
+    ids=["rotated and bigger", "truncated", "same size"],
+)
+def test_rewritten_log_is_replaced(site: Site, method: str, content: str) -> None:
+    site.publish()
+    site.sync(method=method)
+    put(site.root / EVENTS, content.rstrip("\n") + "\n", OLD + 50)
+    site.publish()
+    report = site.sync(method=method)
+    site.assert_equal()
+    assert (report.full_count, report.incremental_count, report.failed_count) == (1, 0, 0)
+
+
+def test_log_rewritten_inside_the_last_block_is_not_fetched_twice(site: Site) -> None:
+    """The tail hash tells before anything is fetched that an append would be in vain."""
+    text = lines(40_000)
+    put(site.root / EVENTS, text, OLD)
+    site.publish()
+    site.sync()
+    changed = text[:100] + "#" + text[101:] + lines(10, 40_000)
+    put(site.root / EVENTS, changed, OLD + 5)
+    site.publish()
+    report = site.sync()
+    site.assert_equal()
+    assert (report.full_count, report.incremental_count) == (1, 0)
+    assert report.bytes_downloaded == len(changed)
+
+
+def test_log_rewritten_before_the_last_block_is_replaced(site: Site) -> None:
+    text = lines(60_000)
+    put(site.root / EVENTS, text, OLD)
+    site.publish()
+    site.sync()
+    changed = text[:100] + "#" + text[101:] + lines(40_000, 60_000)
+    put(site.root / EVENTS, changed, OLD + 5)
+    site.publish()
+    report = site.sync()
+    site.assert_equal()
+    assert report.full_count == 1
+
+
+def test_log_that_grows_during_the_sync_is_a_prefix(site: Site) -> None:
+    site.publish()
+    grow = Meanwhile("events.jsonl", lambda: append(site.root / EVENTS, lines(5, 20)))
+    assert site.sync(grow).failed_count == 0
+    assert (site.mirror / EVENTS).read_text() == lines(20)
+    site.publish()
+    assert site.sync().incremental_count == 1
+    site.assert_equal()
+
+
+def test_log_that_was_rewritten_after_the_listing_is_taken_as_it_is(site: Site) -> None:
+    site.publish()
+    put(site.root / EVENTS, lines(50, 100))
+    report = site.sync()
+    assert report.failed_count == 0
+    site.assert_equal()
+    relay = Relay()
+    assert site.sync(relay).skipped
+    assert relay.opened_runs() == []
+
+
+# -- state files -----------------------------------------------------------------------------
+
+
+def test_state_file_newer_than_the_manifest_is_accepted_once(site: Site) -> None:
+    site.publish()
+    summary = put(site.root / RUN / "summary.json", '{"best": 2, "more": "than was listed"}')
+    report = site.sync()
+    assert (report.failed_count, report.vanished_count) == (0, 0)
+    site.assert_equal()
+    other = put(site.root / RUN / "logs.txt", "begin\nmore\n")
+    ManifestSwap(site).keep_entry(summary)
+    relay = Relay()
+    assert site.sync(relay).failed_count == 0
+    assert [Path(path) for path in relay.opened_runs()] == [other]
+
+
+class ManifestSwap:
+    """Publishes anew, with the old description of one file."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    def keep_entry(self, path: Path) -> None:
+        plain = self.site.root / ".runicorn/full_manifest.json"
+        name = path.relative_to(self.site.root).as_posix()
+        old = next(each for each in _entries(json.loads(plain.read_bytes())) if each["path"] == name)
+        self.site.publish()
+        document = json.loads(plain.read_bytes())
+        next(each for each in _entries(document) if each["path"] == name).update(old)
+        files = _entries(document)
+        document["statistics"]["total_bytes"] = sum(each["size"] for each in files)
+        put(plain, json.dumps(document))
+        plain.with_name(plain.name + ".gz").unlink()
+
+
+def _entries(document: dict[str, list[dict[str, list[dict[str, str | int]]]]]) -> list[dict[str, str | int]]:
+    return [entry for run in document["experiments"] for entry in run["files"]]
+
+
+@pytest.mark.parametrize("method", ["manifest", "walk"])
+def test_state_file_of_the_same_size_is_fetched_anew(site: Site, method: str) -> None:
+    site.publish()
+    site.sync(method=method)
+    put(site.root / RUN / "summary.json", '{"best": 2}')
+    site.publish()
+    assert site.sync(method=method).full_count == 1
+    site.assert_equal()
+
+
+def test_touched_file_is_not_fetched_again(site: Site) -> None:
+    site.publish()
+    site.sync()
+    os.utime(site.root / RUN / "media/a.png", (OLD + 9, OLD + 9))
+    site.publish()
+    report = site.sync()
+    assert (report.skipped, report.files_synced, report.bytes_downloaded) == (False, 0, 0)
+    assert site.sync().skipped
+
+
+def test_file_that_vanished_is_no_failure_and_tried_again(site: Site) -> None:
+    site.publish()
+    summary = site.root / RUN / "summary.json"
+    content = summary.read_bytes()
+    summary.unlink()
+    for _ in range(2):
+        report = site.sync()
+        assert (report.failed_count, report.vanished_count, report.skipped) == (0, 1, False)
+    put(summary, content, OLD)
+    report = site.sync()
+    assert (report.vanished_count, report.files_synced) == (0, 1)
+    site.assert_equal()
+    assert site.sync().skipped
+
+
+def test_run_that_vanished_while_walking_is_no_failure(site: Site) -> None:
+    gone = Meanwhile("summary.json", lambda: (site.root / RUN / "summary.json").unlink())
+    report = site.sync(gone, method="walk")
+    assert (report.failed_count, report.vanished_count) == (0, 1)
+    assert site.sync(method="walk").vanished_count == 0
+    site.assert_equal()
+
+
+def test_half_written_json_is_not_installed(site: Site) -> None:
+    summary = site.root / RUN / "summary.json"
+    site.sync()
+    old = (site.mirror / RUN / "summary.json").read_bytes()
+    put(summary, '{"best": 3, "half')
+    whole = Meanwhile("summary.json", lambda: put(summary, '{"best": 3, "half": 1}'), nth=2)
+    seen: list[bytes] = []
+    whole.action = _both(lambda: seen.append((site.mirror / RUN / "summary.json").read_bytes()), whole.action)
+    assert site.sync(whole).failed_count == 0
+    assert seen == [old]
+    site.assert_equal()
+
+
+def _both(*actions: object) -> object:
+    return lambda: [action() for action in actions if callable(action)]
+
+
+def test_json_that_stays_invalid_is_accepted_when_it_is_read_twice(site: Site) -> None:
+    put(site.root / RUN / "summary.json", '{"best": NaN')
+    relay = Relay()
+    report = site.sync(relay)
+    assert report.failed_count == 0
+    assert [path.rsplit("/", 1)[1] for path in relay.opened].count("summary.json") == 2
+    site.assert_equal()
+
+
+def test_json_that_is_invalid_and_published_is_what_was_published(site: Site) -> None:
+    put(site.root / RUN / "summary.json", "not JSON at all")
+    site.publish()
+    assert site.sync().failed_count == 0
+    site.assert_equal()
+
+
+# -- one way and the other -------------------------------------------------------------------
+
+
+def test_walk_then_manifest_needs_no_second_download(site: Site) -> None:
+    make_tree(site.root, 3)
+    site.sync(method="walk")
+    site.publish()
+    for _ in range(2):
+        report = site.sync()
+        assert (report.method, report.bytes_downloaded, report.files_synced) == ("manifest", 0, 0)
+    assert report.skipped
+
+
+def test_manifest_then_walk_needs_no_second_download(site: Site) -> None:
+    make_tree(site.root, 3)
+    site.publish()
+    site.sync()
+    report = site.sync(method="walk")
+    assert (report.method, report.bytes_downloaded, report.files_synced) == ("walk", 0, 0)
+    assert site.sync().bytes_downloaded == 0
+
+
+def test_manifest_older_than_a_mirror_that_walked(site: Site) -> None:
+    """What the walk brought is newer than the manifest: files may go back to it, logs do not shrink."""
+    site.publish()
+    append(site.root / EVENTS, lines(5, 20))
+    put(site.root / RUN / "summary.json", '{"best": 4}')
+    site.sync(method="walk")
+    site.assert_equal()
+    report = site.sync()
+    assert (report.failed_count, report.incremental_count) == (0, 0)
+    assert (site.mirror / EVENTS).read_text() == lines(25)
+    site.assert_equal()
+    assert site.sync().skipped
+
+
+def test_other_lineage_is_compared_in_full(site: Site) -> None:
+    first = site.publish()
+    site.sync()
+    for path in (site.root / ".runicorn").iterdir():
+        path.unlink()
+    second = site.publish()
+    assert (first.lineage, first.revision) != (second.lineage, second.revision)
+    report = site.sync()
+    assert (report.skipped, report.bytes_downloaded, report.files_synced) == (False, 0, 0)
+    assert report.lineage == second.lineage
+    assert site.sync().skipped
+
+
+def test_active_manifest_is_laid_over_the_full_one(site: Site) -> None:
+    site.publish()
+    site.sync()
+    append(site.root / EVENTS, lines(5, 20))
+    site.publish(ManifestType.ACTIVE)
+    assert site.sync().incremental_count == 1
+    site.assert_equal()
+    relay = Relay()
+    assert site.sync(relay).skipped
+    assert relay.opened_runs() == []
+    site.publish()
+    assert site.sync().files_synced == 0
+
+
+def test_report_is_plain_data(site: Site) -> None:
+    site.publish()
+    assert json.loads(json.dumps(site.sync().as_dict()))["files_synced"] == 6
+    assert SyncReport().as_dict()["failed"] == []
