@@ -1,0 +1,144 @@
+"""The command line. The only place that prints errors and picks exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from runicorn._version import __version__
+from runicorn.errors import RunicornError
+from runicorn.manifest.rules import escape
+
+INTERRUPTED = 130
+DEBUG_VARIABLE = "RUNICORN_DEBUG"
+_PROGRAM = "runicorn"
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called.
+
+    Attributes:
+        lazy: name of a command -> ``module:attribute``.
+    """
+
+    lazy: dict[str, str] = {  # noqa: RUF012 - a constant
+        "generate-manifest": "runicorn.cli.generate_manifest:command",
+        "sync": "runicorn.cli.sync:command",
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands that can be imported."""
+        return [name for name in sorted(self.lazy) if self.get_command(ctx, name) is not None]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name, or None."""
+        del ctx
+        module, _, attribute = self.lazy.get(cmd_name, "").partition(":")
+        if not module:
+            return None
+        try:
+            command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+            return None
+        return command if isinstance(command, click.Command) else None
+
+
+@click.group(cls=LazyGroup, name=_PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name=_PROGRAM)
+def group() -> None:
+    """Mirror machine-learning runs from a server."""
+
+
+def _stop(signum: int, frame: FrameType | None) -> NoReturn:
+    del signum, frame
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _unwinding_on_term() -> Iterator[None]:
+    """Make SIGTERM end the program like Ctrl-C: every block is left in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _shown(text: str) -> str:
+    """Safe to show; what a message has escaped already stays as it is."""
+    return "\\".join(map(escape, text.split("\\")))
+
+
+def _say(text: str) -> None:
+    click.echo(f"{_PROGRAM}: {_shown(text)}", err=True)
+
+
+def _report(error: RunicornError) -> int:
+    _say(str(error))
+    if error.hint:
+        click.echo(f"hint: {_shown(error.hint)}", err=True)
+    return error.exit_code
+
+
+def _close_output() -> None:
+    """The reader of our output is gone: let the interpreter not fail on it again."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    result = group.main(arguments, prog_name=_PROGRAM, standalone_mode=False)
+    sys.stdout.flush()
+    return result if isinstance(result, int) else 0
+
+
+def _guarded(argv: Sequence[str] | None) -> int:
+    try:
+        return _run(argv)
+    except RunicornError as error:
+        return _report(error)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _say("stopped")
+        return INTERRUPTED
+    except BrokenPipeError:
+        _close_output()
+        return 1
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the arguments; default those of the process.
+
+    Returns:
+        The exit code.
+    """
+    with _unwinding_on_term():
+        try:
+            return _guarded(argv)
+        except Exception as error:
+            if os.environ.get(DEBUG_VARIABLE) == "1":
+                raise
+            _say(f"internal error: {type(error).__name__}: {error}")
+            return 1

@@ -1,0 +1,148 @@
+"""``runicorn generate-manifest``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from runicorn.manifest.generator import ManifestGenerator
+from runicorn.manifest.model import Header, ManifestType
+from runicorn.manifest.publish import gz_path
+from runicorn.manifest.rules import escape
+
+MAX_NAMED_PROBLEMS = 20
+_RULE = "=" * 60
+_PATH = click.Path(path_type=Path)
+_UNITS = ("KB", "MB", "GB", "TB")
+_HELP = """Publish what a root of runs holds, so that clients can sync it.
+
+The manifest is written as JSON and, beside it, compressed (.gz). Files that have not changed since the last
+time are not read again.
+
+\b
+Examples:
+  runicorn generate-manifest
+  runicorn generate-manifest --root /data/experiments
+  runicorn generate-manifest --active --active-window 900
+  runicorn generate-manifest --output /tmp/manifest.json
+
+\b
+Exit codes:
+  0    done
+  1    failed: root or output cannot be used, or another generator is busy
+  2    wrong usage
+  3    done, but some files could not be listed (named on stderr and in the manifest)
+  130  interrupted
+"""
+
+
+def size_text(size: int) -> str:
+    """Bytes in the unit that fits, 1024-based."""
+    if size < 1024:
+        return f"{size} B"
+    value = float(size)
+    for unit in _UNITS:
+        value /= 1024
+        if round(value, 2) < 1024 or unit == _UNITS[-1]:
+            break
+    return f"{value:.2f} {unit}"
+
+
+def result_block(header: Header, path: Path) -> str:
+    """What the command prints when it is done."""
+    rows = (
+        ("Type", header.manifest_type.value),
+        ("Output", escape(str(path))),
+        ("Compressed", escape(str(gz_path(path)))),
+        ("Revision", header.identity.revision),
+        ("Snapshot ID", header.identity.snapshot_id),
+        ("Experiments", header.total_experiments),
+        ("Files", header.total_files),
+        ("Total Size", size_text(header.total_bytes)),
+    )
+    lines = [f"{name + ':':<15}{value}" for name, value in rows]
+    return "\n".join((_RULE, "Manifest Generation Complete", _RULE, *lines, _RULE))
+
+
+def problem_lines(header: Header) -> list[str]:
+    """The first problems, one line each; texts are escaped already."""
+    lines = [f"{each.path}: {each.kind}: {each.message}" for each in header.problems[:MAX_NAMED_PROBLEMS]]
+    more = header.problem_count - len(lines)
+    if more:
+        lines.append(f"... and {more} more: see the manifest")
+    return lines
+
+
+def _verbose_logging() -> None:
+    import logging
+
+    logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+
+
+class GenerateOptions(NamedTuple):
+    """The command line of `command`, see its help."""
+
+    root: Path
+    output: Path | None
+    active: bool
+    full: bool
+    active_window: int
+    no_incremental: bool
+    lock_timeout: float
+    verbose: bool
+
+
+def run(options: GenerateOptions) -> int:
+    """Generate, print the result, name the problems on stderr; returns the exit code.
+
+    Raises:
+        RunicornError: it failed, see `ManifestGenerator.generate`.
+        click.UsageError: options that exclude each other.
+    """
+    if options.active and options.full:
+        raise click.UsageError("--active and --full exclude each other")
+    if options.verbose:
+        _verbose_logging()
+    generator = ManifestGenerator(
+        options.root,
+        active_window_seconds=options.active_window,
+        incremental=not options.no_incremental,
+        lock_timeout=options.lock_timeout,
+    )
+    kind = ManifestType.ACTIVE if options.active else ManifestType.FULL
+    header, path = generator.publish(kind, options.output)
+    click.echo(result_block(header, path))
+    for line in problem_lines(header):
+        click.echo(f"runicorn: {line}", err=True)
+    return 3 if header.problem_count else 0
+
+
+@click.command("generate-manifest", help=_HELP, short_help="Publish what a root of runs holds.")
+@click.option("--root", type=_PATH, default=".", show_default=True, help="Folder that holds the runs.")
+@click.option("--output", type=_PATH, help="Default: <root>/.runicorn/<type>_manifest.json.")
+@click.option("--active", is_flag=True, help="List only the runs that changed lately.")
+@click.option("--full", is_flag=True, help="List all runs (default).")
+@click.option(
+    "--active-window",
+    type=int,
+    default=3600,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --active: list runs of which a file changed within this time.",
+)
+@click.option("--no-incremental", is_flag=True, help="Read all files again.")
+@click.option(
+    "--lock-timeout",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for another generator on the same root.",
+)
+@click.option("--verbose", is_flag=True, help="Debug logging on stderr.")
+def command(**options: Any) -> int:
+    """Parse the command line."""
+    return run(GenerateOptions(**options))
