@@ -2,7 +2,7 @@ PYTHON ?= python3
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo demo test check bench clean
+.PHONY: help setup setup-demo demo test check docs bench clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,9 +22,12 @@ test: setup  ## run every check and every test
 check: setup  ## lint, format and types
 	@scripts/check.sh
 
+docs: setup  ## write docs/cli.md anew from the help texts
+	@.venv/bin/python scripts/cli_reference.py
+
 bench: setup  ## measure against rsync and rclone; options in BENCH, such as BENCH=--quick
 	@.venv/bin/python -m benchmarks $(BENCH)
 
 clean:  ## remove what was installed and cached here
 	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov .coverage dist build
-	find src testbed tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src testbed tests benchmarks demo -name __pycache__ -type d -prune -exec rm -rf {} +
