@@ -13,7 +13,6 @@ from benchmarks.scenes import CHANGED, SCENES, change_runs, difference, publish
 from testbed.counting import Counts, read_counts, reset_counts, subsystem_command
 from testbed.sshd import Sshd
 
-
 APPEND_FACTOR = 1.2
 APPEND_ALLOWANCE = 64 * 1024
 

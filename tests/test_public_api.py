@@ -90,7 +90,7 @@ SIGNATURES: dict[str, tuple[Callable[..., Any], str]] = {
     "Selection": (Selection, "projects=(), include=(), exclude=(), media=True"),
     "SyncOptions": (
         SyncOptions,
-        "method='auto', selection=<factory>, delete=False, force_delete=False, dry_run=False,"
+        "method='auto', selection=<factory>, delete=False, force_delete=False, source='', dry_run=False,"
         " lock_timeout=5.0",
     ),
     "SyncProgress": (

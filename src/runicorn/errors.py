@@ -117,7 +117,7 @@ class NoSuchRootError(RunicornError):
     """The root does not exist on the server, or is not a folder."""
 
     exit_code = 6
-    default_hint = "check the path after the host name"
+    default_hint = "check the path; the root of a server is written HOST:PATH"
 
 
 class NoManifestError(RunicornError):

@@ -107,6 +107,7 @@ class Site:
         """One sync; keywords are those of the options or, as a shorthand, of the selection."""
         names = {each.name for each in dataclasses.fields(Selection)}
         chosen = {name: options.pop(name) for name in list(options) if name in names}
+        options.setdefault("source", str(self.root))
         wanted = SyncOptions(selection=Selection(**chosen), **options)
         return synchronize(transport or LocalTransport(), str(self.root), self.mirror, wanted).report
 
@@ -118,9 +119,7 @@ class Site:
             if isinstance(event, FileDone):
                 done.append(event.path)
 
-        synchronize(
-            transport or LocalTransport(), str(self.root), self.mirror, SyncOptions(**options), watch
-        )
+        synchronize(transport or LocalTransport(), str(self.root), self.mirror, SyncOptions(**options), watch)
         return done
 
     @property

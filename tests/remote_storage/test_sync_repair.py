@@ -248,7 +248,9 @@ def _nonsense_values(path: Path) -> None:
     "damage", [Path.unlink, _garbage, _empty, _torn, _future, _other_schema, _nonsense_values]
 )
 @pytest.mark.parametrize("method", ["manifest", "walk"])
-def test_lost_state_is_rebuilt_by_comparing(site: Site, damage: Callable[[Path], object], method: str) -> None:
+def test_lost_state_is_rebuilt_by_comparing(
+    site: Site, damage: Callable[[Path], object], method: str
+) -> None:
     put(site.root / EVENTS, lines(40_000), OLD)
     make_tree(site.root, 4)
     site.publish()
@@ -341,9 +343,7 @@ def test_cancelled_sync_ends_and_goes_on_later(site: Site) -> None:
     site.assert_equal()
 
 
-def test_sync_cancelled_while_it_waits_to_try_again_ends(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sync_cancelled_while_it_waits_to_try_again_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.publish()
     cancel = threading.Event()
     monkeypatch.setattr("runicorn.remote_storage.transfer.BACKOFF", (60.0, 60.0))

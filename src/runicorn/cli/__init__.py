@@ -16,7 +16,7 @@ import click
 
 from runicorn._version import __version__
 from runicorn.errors import RunicornError
-from runicorn.manifest.rules import escape
+from runicorn.manifest.rules import visible
 
 INTERRUPTED = 130
 DEBUG_VARIABLE = "RUNICORN_DEBUG"
@@ -78,19 +78,14 @@ def _unwinding_on_term() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _shown(text: str) -> str:
-    """Safe to show; what a message has escaped already stays as it is."""
-    return "\\".join(map(escape, text.split("\\")))
-
-
 def _say(text: str) -> None:
-    click.echo(f"{_PROGRAM}: {_shown(text)}", err=True)
+    click.echo(f"{_PROGRAM}: {visible(text)}", err=True)
 
 
 def _report(error: RunicornError) -> int:
     _say(str(error))
     if error.hint:
-        click.echo(f"hint: {_shown(error.hint)}", err=True)
+        click.echo(f"hint: {visible(error.hint)}", err=True)
     return error.exit_code
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from runicorn.cli.units import size_text
 from runicorn.manifest.generator import ManifestGenerator
 from runicorn.manifest.model import Header, ManifestType
 from runicorn.manifest.publish import gz_path
@@ -16,7 +17,6 @@ from runicorn.manifest.rules import escape
 MAX_NAMED_PROBLEMS = 20
 _RULE = "=" * 60
 _PATH = click.Path(path_type=Path)
-_UNITS = ("KB", "MB", "GB", "TB")
 _HELP = """Publish what a root of runs holds, so that clients can sync it.
 
 The manifest is written as JSON and, beside it, compressed (.gz). Files that have not changed since the last
@@ -37,18 +37,6 @@ Exit codes:
   3    done, but some files could not be listed (named on stderr and in the manifest)
   130  interrupted
 """
-
-
-def size_text(size: int) -> str:
-    """Bytes in the unit that fits, 1024-based."""
-    if size < 1024:
-        return f"{size} B"
-    value = float(size)
-    for unit in _UNITS:
-        value /= 1024
-        if round(value, 2) < 1024 or unit == _UNITS[-1]:
-            break
-    return f"{value:.2f} {unit}"
 
 
 def result_block(header: Header, path: Path) -> str:

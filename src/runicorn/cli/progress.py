@@ -88,6 +88,8 @@ class TerminalProgress:
     def _start(self, event: TransferStarted) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
 
+        # A walk fetches status files before it knows how much there is in all.
+        self._files = self._bytes = 0
         self._total_files, self._total_bytes = event.files, event.total_bytes
         self._started = time.monotonic()
         self._left = TimeLeft(self._work(event.files, event.total_bytes), self._started)
@@ -110,7 +112,9 @@ class TerminalProgress:
         left = self._left.update(done, now) if self._left else None
         rate = self._bytes / max(0.001, now - self._started)
         text = f"{self._files}/{self._total_files} files  "
-        text += f"{size_text(self._bytes)}/{size_text(self._total_bytes)}  {size_text(rate)}/s"
+        # What is read twice, as proof or after a failure, is more than was planned.
+        received = min(self._bytes, self._total_bytes)
+        text += f"{size_text(received)}/{size_text(self._total_bytes)}  {size_text(rate)}/s"
         if left is not None:
             text += f"  {duration_text(left)} left"
         self._progress.update(self._task, completed=done, description=text)

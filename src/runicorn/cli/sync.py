@@ -10,7 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,7 @@ def _default_mirror(source: Source) -> Path:
 
 
 def _connection(source: Source, ssh: _Ssh, verbose: bool) -> SshConnection | None:
-    """The user's ssh, already logging in, or None for a local source."""
+    """The user's ssh, or None for a local source."""
     if source.is_local:
         if ssh.port is not None or ssh.identity is not None:
             raise UsageError("--port and --identity mean nothing for a local source")
@@ -98,29 +98,25 @@ def _connection(source: Source, ssh: _Ssh, verbose: bool) -> SshConnection | Non
     if source.host is None or not command:
         raise UsageError("the ssh command is empty")
     target = SshTarget(source.host, source.user, source.port or ssh.port, ssh.identity, command)
-    return SshConnection(target, echo_stderr=verbose).start()
+    return SshConnection(target, echo_stderr=verbose)
 
 
 @contextlib.contextmanager
-def _transport(source: Source, connection: SshConnection | None) -> Iterator[tuple[Transport, str]]:
-    if connection is None:
-        from runicorn.remote_storage.transport import LocalTransport
+def _transport(connection: SshConnection | None) -> Iterator[Transport]:
+    from runicorn.remote_storage.transport import LazyTransport, LocalTransport
 
-        local = LocalTransport()
-        try:
-            yield local, os.path.abspath(source.path)
-        finally:
-            local.close()
-        return
+    transport = LocalTransport() if connection is None else LazyTransport(connection.engine)
     try:
-        yield connection.engine(), source.path
+        yield transport
     finally:
-        connection.close()
+        transport.close()
 
 
 def _run_sync(source: Source, mirror: Path, options: SyncOptions, ssh: _Ssh, output: _Output) -> int:
     connection = _connection(source, ssh, output.verbose)
     try:
+        if connection is not None:
+            connection.start()  # it logs in while the rest is imported
         from runicorn.cli.progress import observed
         from runicorn.remote_storage.manifest_sync import wait_jitter
         from runicorn.remote_storage.sync import synchronize
@@ -129,7 +125,7 @@ def _run_sync(source: Source, mirror: Path, options: SyncOptions, ssh: _Ssh, out
         _refuse_overlap(source, mirror)
         with (
             observed(output.verbose, output.quiet) as watchers,
-            _transport(source, connection) as (transport, root),
+            _transport(connection) as transport,
         ):
             wait_jitter(output.jitter)
 
@@ -137,7 +133,7 @@ def _run_sync(source: Source, mirror: Path, options: SyncOptions, ssh: _Ssh, out
                 for watcher in watchers:
                     watcher(event)
 
-            result = synchronize(transport, root, mirror, options, tell)
+            result = synchronize(transport, source.path, mirror, options, tell)
             result.report.count_traffic(Traffic(), transport.traffic)
     finally:
         if connection is not None:
@@ -223,13 +219,13 @@ def _summary(report: SyncReport, mirror: Path) -> str:
     if report.dry_run:
         return f"Nothing was written: dry run of {report.total_files} files ({report.method},{known} {took})"
     parts = [f"{report.full_count} fetched", f"{report.incremental_count} appended"]
-    if report.removed_count:
-        parts.append(f"{report.removed_count} removed")
     if report.failed_count:
         parts.append(f"{report.failed_count} FAILED")
     size, place = size_text(report.bytes_downloaded), escape(str(mirror))
-    done = ", ".join(parts)
-    return f"{done} of {report.total_files} files, {size} ({report.method},{known} {took}) -> {place}"
+    done = f"{', '.join(parts)} of {report.total_files} files"
+    if report.removed_count:
+        done += f", {report.removed_count} removed"
+    return f"{done}, {size} ({report.method},{known} {took}) -> {place}"
 
 
 def _warnings(report: SyncReport, quiet: bool) -> Iterator[str]:
@@ -240,6 +236,10 @@ def _warnings(report: SyncReport, quiet: bool) -> Iterator[str]:
         yield f"... and {more} more files failed; the next sync tries them again"
     if quiet:
         return
+    if not report.skipped and not report.total_experiments:
+        yield "there is no run below the source: is it the root that holds the projects?"
+    elif not report.skipped and not report.total_files:
+        yield "no file is selected: look at --project, --include and --exclude"
     if report.vanished_count:
         yield f"{report.vanished_count} listed files are not on the server any more"
     if report.gone_count:
@@ -316,11 +316,14 @@ def command(source: str, mirror: Path | None, **options: Any) -> int:
     from runicorn.remote_storage.source import parse_source
 
     _log_to_stderr(options["verbose"], options["quiet"])
-    parsed = parse_source(source)
     output = _Output(options["as_json"], options["verbose"], options["quiet"], options["jitter"])
     ssh = _Ssh(options["port"], options["identity"], options["ssh_command"])
     try:
-        return _run_sync(parsed, mirror or _default_mirror(parsed), _sync_options(options), ssh, output)
+        parsed = parse_source(source)
+        if parsed.is_local:
+            parsed = replace(parsed, path=os.path.abspath(parsed.path))
+        settings = _sync_options(options, parsed)
+        return _run_sync(parsed, mirror or _default_mirror(parsed), settings, ssh, output)
     except RunicornError as error:
         if output.as_json:
             click.echo(
@@ -329,7 +332,7 @@ def command(source: str, mirror: Path | None, **options: Any) -> int:
         raise
 
 
-def _sync_options(options: dict[str, Any]) -> SyncOptions:
+def _sync_options(options: dict[str, Any], source: Source) -> SyncOptions:
     from runicorn.remote_storage.selection import Selection
     from runicorn.remote_storage.sync import SyncOptions
 
@@ -343,6 +346,7 @@ def _sync_options(options: dict[str, Any]) -> SyncOptions:
         ),
         delete=options["delete"],
         force_delete=options["force_delete"],
+        source=source.identity,
         dry_run=options["dry_run"],
         lock_timeout=options["lock_timeout"],
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from runicorn.errors import DamagedError, UnsafeError, UnsupportedVersionError
 from runicorn.manifest import rules
-from runicorn.manifest.codec import FORMAT_MAJOR
+from runicorn.manifest.codec import FORMAT_MAJOR, MAX_LISTED_PROBLEMS
 from runicorn.manifest.model import FileEntry, Header, Identity, ManifestType, Problem, Run
 
 MAX_INTEGER = 2**63 - 1
@@ -138,6 +138,13 @@ def _refuse_overlaps(paths: list[str], folder: str) -> None:
             parent = parent.rsplit("/", 1)[0]
 
 
+def _names(raw: dict[str, Any], folder: str) -> tuple[str, str]:
+    """Project and name as the layout has them: a selection goes by these, whatever a manifest says."""
+    for field in ("project", "name"):
+        text(_required(raw, field), field)
+    return rules.project_and_name(folder) or ("", "")
+
+
 def run(raw: object) -> Run:
     """One run of a manifest.
 
@@ -156,11 +163,12 @@ def run(raw: object) -> Run:
     paths = [_safe_path(_required(each, "path")) for each in files]
     folder = _run_folder(raw, run_id, paths)
     _refuse_overlaps(paths, folder)
+    project, name = _names(raw, folder)
     return Run(
         folder=folder,
         run_id=run_id,
-        project=text(_required(raw, "project"), "project"),
-        name=text(_required(raw, "name"), "name"),
+        project=project,
+        name=name,
         status=text(_required(raw, "status"), "status", 64),
         created_at=seconds(_required(raw, "created_at"), "created_at"),
         updated_at=seconds(_required(raw, "updated_at"), "updated_at"),
@@ -184,6 +192,8 @@ def _problems(raw: dict[str, Any]) -> tuple[Problem, ...]:
     listed = raw.get("problems", [])
     if type(listed) is not list or not all(type(each) is dict for each in listed):
         raise DamagedError("the field 'problems' of the manifest is not a list of objects")
+    if len(listed) > MAX_LISTED_PROBLEMS:
+        raise UnsafeError(f"the manifest lists more than {MAX_LISTED_PROBLEMS} problems")
     names = ("path", "kind", "message")
     # A hostile path escaped by the generator can be up to six times its length.
     return tuple(

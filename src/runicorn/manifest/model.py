@@ -63,6 +63,8 @@ class FileEntry:
         sha256: hex digest of a state file.
         block_digest: hex digest over the block hashes of a log.
         tail_hash: hex digest of the last block of a log.
+        settled: whether size and time tell its content; false when it may change again without a
+            trace, which only a listing made by walking knows.
     """
 
     path: str
@@ -74,6 +76,7 @@ class FileEntry:
     sha256: str | None = None
     block_digest: str | None = None
     tail_hash: str | None = None
+    settled: bool = True
 
     @property
     def digest(self) -> str | None:

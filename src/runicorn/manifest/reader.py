@@ -16,13 +16,13 @@ from runicorn.manifest.codec import RUNS_LINE
 from runicorn.manifest.model import Header, Manifest, Run
 
 MAX_EXPANDED = 8 * 1024**3
-EXPANSION_ALLOWANCE = 64 * 1024**2
-MAX_EXPANSION = 200
+EXPANSION_ALLOWANCE = 4 * 1024**2
+MAX_EXPANSION = 100
 MAX_HEADER = 4 * 1024**2
-MAX_RUN = 256 * 1024**2
+MAX_RUN = 32 * 1024**2
 MAX_RUNS = 5_000_000
 MAX_ENTRIES = 50_000_000
-MAX_FREE_LAYOUT = 512 * 1024**2
+MAX_FREE_LAYOUT = 128 * 1024**2
 """Bytes of a document in another text layout, which has to be read as a whole."""
 
 _LONGEST_END = 1024

@@ -336,7 +336,9 @@ class _Reading:
                 priority=rules.FILE_PRIORITIES.get(inner, rules.MEDIA_PRIORITY),
                 is_log="block_digest" in digests,
                 mtime_ns=exact,
-                **digests,
+                sha256=digests.get("sha256"),
+                block_digest=digests.get("block_digest"),
+                tail_hash=digests.get("tail_hash"),
             )
         )
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from runicorn.manifest.digest import BLOCK_SIZE, block_digest
 from runicorn.manifest.model import FileEntry, Run
 from runicorn.remote_storage.state import Known, Listed
+
+YOUNG = 2.0
+"""Seconds that have to lie between two looks at a file whose time is told in whole seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ class SyncPlan:
         gone: files that the listing does not name any more.
         listed_files: how many selected files the listing names.
         listed_bytes: sum of their sizes, bytes.
+        held_files: how many files the mirror held before.
     """
 
     transfers: list[Transfer] = field(default_factory=list)
@@ -91,6 +95,7 @@ class SyncPlan:
     gone: list[Gone] = field(default_factory=list)
     listed_files: int = 0
     listed_bytes: int = 0
+    held_files: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -102,13 +107,14 @@ class SyncPlan:
         self.transfers.sort(key=lambda each: (each.entry.priority, -each.run.updated_at, each.entry.path))
 
 
-def decide(run: Run, entry: FileEntry, known: Known | None) -> Action | None:
+def decide(run: Run, entry: FileEntry, known: Known | None, now: float = 0.0) -> Action | None:
     """What has to be done for one file.
 
     Args:
         run: the run that it belongs to.
         entry: how the listing describes it.
         known: the file in the mirror, or None when there is none.
+        now: this machine's clock, seconds since the epoch.
 
     Returns:
         None when nothing has to be done.
@@ -116,16 +122,34 @@ def decide(run: Run, entry: FileEntry, known: Known | None) -> Action | None:
     if known is None:
         return Fetch(run, entry, "new")
     if entry.is_log:
-        return _decide_log(run, entry, known)
-    if known.listed is not None and known.listed.same_as(Listed.of(entry)):
-        return None if _is_as_exact(known.listed, entry) else Note(run, entry, known)
-    if entry.sha256 is None:
-        # Without a digest, size and time are all there is to go by (see the format, Digests).
-        if known.listed is None and _looks_like(entry, known):
-            return Note(run, entry, known)
-    elif known.hashes == (bytes.fromhex(entry.sha256),):
-        return Note(run, entry, known)
+        return _decide_log(run, entry, known, now)
+    same = known.listed is not None and known.listed.same_as(Listed.of(entry))
+    if entry.sha256 is not None:
+        same_content = known.hashes == (bytes.fromhex(entry.sha256),)
+        return _keep(run, entry, known, same) if same_content else Fetch(run, entry, "changed")
+    # Without a digest, size and time are all there is to go by (see the format, Digests).
+    if same and _is_young(known):
+        return Fetch(run, _older(entry, known, now), "may have changed")
+    if same or (known.listed is None and _looks_like(entry, known)):
+        return _keep(run, entry, known, same)
     return Fetch(run, entry, "changed")
+
+
+def _keep(run: Run, entry: FileEntry, known: Known, same: bool) -> Note | None:
+    listed = known.listed
+    return None if same and listed is not None and _is_as_exact(listed, entry) else Note(run, entry, known)
+
+
+def _is_young(known: Known) -> bool:
+    return known.listed is not None and known.listed.young_at is not None
+
+
+def _older(entry: FileEntry, known: Known, now: float) -> FileEntry:
+    """The entry of a young file that is looked at again: settled when enough time lies between."""
+    young_at = known.listed.young_at if known.listed is not None else None
+    if young_at is None or not now - young_at >= YOUNG:
+        return replace(entry, settled=False)
+    return replace(entry, settled=True)
 
 
 def _is_as_exact(listed: Listed, entry: FileEntry) -> bool:
@@ -142,12 +166,19 @@ def _looks_like_log(entry: FileEntry, known: Known) -> bool:
     return known.listed is None and entry.block_digest is None and _looks_like(entry, known)
 
 
-def _decide_log(run: Run, entry: FileEntry, known: Known) -> Action | None:
+def _decide_log(run: Run, entry: FileEntry, known: Known, now: float) -> Action | None:
     held = known.local.size
-    if known.listed is not None and known.listed.same_as(Listed.of(entry)):
+    if known.listed is not None and known.listed.same_as(Listed.of(entry)) and held <= entry.size:
+        if entry.block_digest is None and _is_young(known):
+            return Append(run, _older(entry, known, now), known)
         if held < entry.size and run.has_ended:
             return Append(run, entry, known)
-        return None if _is_as_exact(known.listed, entry) else Note(run, entry, known)
+        return _keep(run, entry, known, same=True)
+    return _decide_other_log(run, entry, known)
+
+
+def _decide_other_log(run: Run, entry: FileEntry, known: Known) -> Action:
+    held = known.local.size
     if _holds_listed(entry, known) or _looks_like_log(entry, known):
         return Note(run, entry, known)
     if held > entry.size and known.extends:
@@ -180,16 +211,19 @@ def may_be_prefix(entry: FileEntry, known: Known) -> bool:
     return hashlib.sha256(hashes).hexdigest() == entry.block_digest
 
 
-def plan_run(run: Run, entries: Iterable[FileEntry], known: Mapping[str, Known]) -> Iterator[Action]:
+def plan_run(
+    run: Run, entries: Iterable[FileEntry], known: Mapping[str, Known], now: float = 0.0
+) -> Iterator[Action]:
     """What has to be done for the selected files of one run.
 
     Args:
         run: the run.
         entries: those of its files that are selected.
         known: the files of the run in the mirror, by their path within the run folder.
+        now: this machine's clock, seconds since the epoch.
     """
     start = len(run.folder) + 1
     for entry in entries:
-        action = decide(run, entry, known.get(entry.path[start:]))
+        action = decide(run, entry, known.get(entry.path[start:]), now)
         if action is not None:
             yield action

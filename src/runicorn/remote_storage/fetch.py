@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar, cast
 
-from runicorn.errors import ChangedError, DamagedError, RequestError
+from runicorn.errors import ChangedError, DamagedError, DiskFullError, RequestError
 from runicorn.manifest import rules
 from runicorn.manifest.digest import BlockHasher, block_digest
 from runicorn.manifest.model import FileEntry
@@ -166,23 +166,25 @@ def fetch_listed(entry: FileEntry, remote: str, hashing: Hashing) -> Part[Conten
     return Content(entry.size, hashing.hashes(), Listed.of(entry), mtime_ns_of(entry))
 
 
-def fetch_current(entry: FileEntry, remote: str, sink: Sink) -> Part[Content]:
+def fetch_current(entry: FileEntry, remote: str, sink: Sink, most: int) -> Part[Content]:
     """Fetch a file as it is now, proven by its attributes before and after.
 
     Args:
         entry: how it was listed.
         remote: its path on the server.
         sink: where the bytes go.
+        most: bytes that there is room for.
 
     Raises:
         ChangedError: it changed while it was read, or is not whole.
+        DiskFullError: it has more bytes than there is room for.
         DamagedError: it is as it was listed, but its content is not.
     """
     hashing = Hashing(entry.is_log, sink)
     attributes = None
     if 0 < _wanted(entry, entry.size) <= MAX_READ:
         attributes = yield from _read_as_listed(entry, remote, hashing)
-    before, after = attributes or (yield from _read_as_found(entry, remote, hashing))
+    before, after = attributes or (yield from _read_as_found(entry, remote, hashing, most))
     size = hashing.received
     if before.size != size or not _is_stable(entry, before, after):
         raise ChangedError("it changed while it was read", path=entry.path)
@@ -212,13 +214,17 @@ def _read_as_listed(
     return before, cast(Attributes, checked(last, entry.path))
 
 
-def _read_as_found(entry: FileEntry, remote: str, hashing: Hashing) -> Part[tuple[Attributes, Attributes]]:
+def _read_as_found(
+    entry: FileEntry, remote: str, hashing: Hashing, most: int
+) -> Part[tuple[Attributes, Attributes]]:
     """Read a file of whatever size it has now."""
     handle = yield from open_file(entry.path, remote)
     (first,) = yield [Fstat(handle)]
     before = cast(Attributes, checked(first, entry.path))
     if before.size is None:
         raise ChangedError("the server does not tell its size", path=entry.path)
+    if before.size > most:
+        raise DiskFullError(f"{rules.escape(entry.path)} has {before.size} bytes, there is room for {most}")
     yield from read_all(handle, entry.path, 0, _wanted(entry, before.size), hashing)
     last, _ = yield [Fstat(handle), Close(handle)]
     return before, cast(Attributes, checked(last, entry.path))
@@ -230,10 +236,13 @@ def _is_stable(entry: FileEntry, before: Attributes, after: Attributes) -> bool:
     return (before.size, before.mtime) == (after.size, after.mtime)
 
 
-def looks_whole(path: str, data: bytes) -> bool:
-    """Whether the bytes of a state file that no digest proves can be all of it: JSON has to parse."""
-    if not path.endswith(".json") or len(data) > _MAX_PARSED_JSON:
-        return True
+def has_to_parse(entry: FileEntry, size: int) -> bool:
+    """Whether a file that no digest proves has to parse as JSON to be taken for whole."""
+    return not entry.is_log and entry.path.endswith(".json") and size <= _MAX_PARSED_JSON
+
+
+def parses(data: bytes) -> bool:
+    """Whether the bytes are JSON."""
     try:
         json.loads(data)
     except (ValueError, RecursionError):
@@ -241,30 +250,28 @@ def looks_whole(path: str, data: bytes) -> bool:
     return True
 
 
-def fetch_tail(entry: FileEntry, remote: str, start: int, sink: Sink) -> Part[int]:
+def fetch_tail(entry: FileEntry, remote: str, start: int, sink: Sink) -> Part[bool | None]:
     """Fetch the bytes of a log from ``start`` to its listed size.
 
     Returns:
-        Bytes received.
-
-    Raises:
-        ChangedError: the log is shorter than listed.
+        Whether the log was seen to end there, which a digest makes needless; None when it is
+        shorter than listed, and so another one.
     """
     handle = yield from open_file(entry.path, remote)
+    beyond = 0 if entry.block_digest is not None else 1
     length = entry.size - start
-    if 0 < length <= MAX_READ:
-        answer, _ = yield [Read(handle, start, length), Close(handle)]
+
+    def listed_part(data: bytes, offset: int) -> None:
+        sink(data[: entry.size - offset], offset)
+
+    if 0 < length + beyond <= MAX_READ:
+        answer, _ = yield [Read(handle, start, length + beyond), Close(handle)]
         data = cast(bytes, checked(answer, entry.path))
-        sink(data, start)
+        listed_part(data, start)
         end = start + len(data)
     else:
-        end = yield from read_all(handle, entry.path, start, entry.size, sink)
+        end = yield from read_all(handle, entry.path, start, entry.size + beyond, listed_part)
         yield [Close(handle)]
-    if end != entry.size:
-        raise ChangedError("it is shorter than listed", path=entry.path)
-    return length
-
-
-def describe(path: str, error: Exception) -> str:
-    """One line about a file that failed, safe to show."""
-    return f"{rules.escape(path)}: {rules.escape(str(error))}"
+    if end < entry.size:
+        return None
+    return beyond == 0 or end == entry.size

@@ -6,6 +6,7 @@ downloaded again. Reading the mirror writes nothing, so a dry run sees the same.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterable
@@ -32,10 +33,8 @@ class Knowledge:
 
         Args:
             run: the run.
-            entries: the listed files that matter.
-
-        Raises:
-            OSError: the mirror cannot be read.
+            entries: the listed files that matter. One that cannot be read is left out, as if it
+                were not there.
         """
         recorded = self._state.run_files(run.folder)
         found = self._mirror.list_run(run.folder)
@@ -46,11 +45,12 @@ class Knowledge:
             local = found.get(inner)
             if local is None:
                 continue
-            row = recorded.get(inner)
-            if row is None or row.local != local:
-                row = self._examine(entry, local)
-            if row is not None:
-                known[inner] = self._compare_prefix(entry, row)
+            with contextlib.suppress(OSError):
+                row = recorded.get(inner)
+                if row is None or row.local != local:
+                    row = self._examine(entry, local)
+                if row is not None:
+                    known[inner] = self._compare_prefix(entry, row)
         return known
 
     def is_as_recorded(self, folder: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher
@@ -59,7 +58,7 @@ class Landing:
             return bytes(self._memory[start - self._start : end - self._start])
         if self._staged is None:
             return b""
-        return os.pread(self._staged.fd, end - start, start - self._start)
+        return self._staged.read(start - self._start, end - start)
 
     def last_record_end(self) -> int:
         """Offset after the last newline that has landed; the start when there is none."""
@@ -78,7 +77,7 @@ class Landing:
         if self._memory is not None:
             del self._memory[self._size :]
         elif self._staged is not None:
-            os.ftruncate(self._staged.fd, self._size)
+            self._staged.cut(self._size)
 
     def hashes(self, full: list[bytes]) -> tuple[bytes, ...]:
         """The block hashes of a log that has landed from its first byte on.
@@ -103,7 +102,7 @@ class Landing:
             return
         left = self._staged.size
         if left > size:
-            os.ftruncate(self._staged.fd, 0)
+            self._staged.cut(0)
             return
         for data in self.chunks(self._start, self._start + left):
             take(data)
@@ -123,9 +122,13 @@ class Landing:
         staged = self._staged
         if staged is None:
             staged = self._mirror.stage()
-            staged.write(bytes(self._memory or b""), 0)
+            try:
+                staged.write(bytes(self._memory or b""), 0)
+            except BaseException:
+                staged.discard()
+                raise
         elif staged.size != self._size:
-            os.ftruncate(staged.fd, self._size)
+            staged.cut(self._size)
         self._staged = None
         return staged
 
@@ -140,7 +143,6 @@ class Landing:
     def keep(self) -> None:
         """Leave a staged download for the next sync; it is removed when it has no key."""
         if self._staged is not None and self._key is not None:
-            self._staged.close()
             self._staged = None
         else:
             self.discard()

@@ -7,13 +7,14 @@ record boundaries, so that not even a killed process leaves half a record (laws 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -70,31 +71,54 @@ def mirror_error(error: OSError, path: str = "") -> MirrorError:
 
 
 class StagedFile:
-    """A file that has no name in the mirror yet."""
+    """A file that has no name in the mirror yet. It is open only while it is worked on: hundreds of
+    downloads may be under way at once."""
 
-    def __init__(self, folder_fd: int, name: str, fd: int) -> None:
+    def __init__(self, folder_fd: int, name: str) -> None:
         self._folder_fd = folder_fd
         self.name = name
-        self.fd = fd
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[int]:
+        """The file, open for reading and writing."""
+        fd = os.open(self.name, os.O_RDWR | _FILE_FLAGS, dir_fd=self._folder_fd)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     @property
     def size(self) -> int:
         """Bytes written so far."""
-        return os.fstat(self.fd).st_size
+        return os.stat(self.name, dir_fd=self._folder_fd, follow_symlinks=False).st_size
 
     def write(self, data: bytes | memoryview, offset: int) -> None:
         """Write all of ``data`` at ``offset`` (bytes)."""
-        write_all(self.fd, data, offset)
+        with self.opened() as fd:
+            write_all(fd, data, offset)
 
-    def close(self) -> None:
-        """Close it; the bytes stay staged."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes written before; fewer at the end."""
+        with self.opened() as fd:
+            return os.pread(fd, length, offset)
+
+    def cut(self, size: int) -> None:
+        """Forget what lies behind ``size`` bytes."""
+        with self.opened() as fd:
+            os.ftruncate(fd, size)
+
+    def finish(self, mtime_ns: int, flush: Callable[[int], None]) -> LocalFile:
+        """Give it its time, and say what it will look like in the mirror.
+
+        Args:
+            mtime_ns: nanoseconds since the epoch.
+            flush: is given the open file after its last byte was written.
+        """
+        with self.opened() as fd:
+            return finish_file(fd, mtime_ns, flush)
 
     def discard(self) -> None:
         """Remove it."""
-        self.close()
         try:
             os.unlink(self.name, dir_fd=self._folder_fd)
         except FileNotFoundError:
@@ -322,7 +346,13 @@ class Mirror:
         else:
             name, flags = key + PARTIAL_SUFFIX, 0
         fd = os.open(name, os.O_RDWR | os.O_CREAT | flags | _FILE_FLAGS, 0o666, dir_fd=self._staging_fd)
-        return StagedFile(self._staging_fd, name, fd)
+        os.close(fd)
+        return StagedFile(self._staging_fd, name)
+
+    def staged_bytes(self) -> int:
+        """Bytes of interrupted downloads that can be gone on with."""
+        with os.scandir(self._staging_fd) as entries:
+            return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
 
     def sweep_staging(self) -> None:
         """Remove what earlier syncs left, but for partial files that can still be gone on with.
@@ -401,10 +431,7 @@ class Mirror:
             raise mirror_error(error, path) from error
         try:
             _require_same(path, _signature(os.fstat(fd)), expected)
-            offset = expected.size
-            for step in record_steps(data):
-                write_all(fd, step, offset)
-                offset += len(step)
+            _append_records(fd, expected.size, data)
         except OSError as error:
             os.close(fd)
             raise mirror_error(error, path) from error
@@ -413,8 +440,11 @@ class Mirror:
             raise
         return fd
 
-    def remove(self, path: str) -> None:
+    def remove(self, path: str) -> bool:
         """Remove a file, and the folders that it leaves empty.
+
+        Returns:
+            Whether it was there.
 
         Raises:
             MirrorError: it cannot be removed.
@@ -422,8 +452,8 @@ class Mirror:
         folder, _, name = path.rpartition("/")
         try:
             os.unlink(name, dir_fd=self.folder_fd(folder))
-        except FileNotFoundError:
-            return
+        except (FileNotFoundError, NotADirectoryError):
+            return False
         except OSError as error:
             raise mirror_error(error, path) from error
         while folder:
@@ -432,8 +462,9 @@ class Mirror:
             try:
                 os.rmdir(name, dir_fd=self.folder_fd(parent))
             except OSError:
-                return  # not empty: something else lives there
+                break  # not empty: something else lives there
             folder = parent
+        return True
 
     def free_bytes(self) -> int:
         """Bytes that this user can still write."""
@@ -454,6 +485,23 @@ def _require_same(path: str, now: LocalFile, expected: LocalFile) -> None:
         raise MirrorError(f"{rules.escape(path)} was changed by another program meanwhile", path=path)
 
 
+def _append_records(fd: int, offset: int, data: Iterator[bytes]) -> None:
+    for step in record_steps(data):
+        try:
+            write_all(fd, step, offset)
+        except BaseException:
+            os.ftruncate(fd, offset)
+            raise
+        offset += len(step)
+
+
+def finish_file(fd: int, mtime_ns: int, flush: Callable[[int], None]) -> LocalFile:
+    """Set the time of an open file that is complete, flush it, and say what it looks like now."""
+    os.utime(fd, ns=(mtime_ns, mtime_ns))
+    flush(fd)
+    return _signature(os.fstat(fd))
+
+
 def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of ``data`` at ``offset`` (bytes) of an open file."""
     view = memoryview(data)
@@ -465,8 +513,9 @@ def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
 def record_steps(data: Iterator[bytes]) -> Iterator[bytes]:
     """Cut the bytes of a log into single writes that each end with a record.
 
-    A killed process may have done any number of its writes, but a short write has been done or not:
-    the log ends at a record boundary either way. What follows the last newline comes last.
+    A killed process has done any number of its writes, and systems do a write of a page or less whole or
+    not at all; a longer record can be torn by a kill in the very moment of its write, and the next sync
+    goes on behind what is there. What follows the last newline comes last.
     """
     held = b""
     for chunk in data:

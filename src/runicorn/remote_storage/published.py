@@ -78,7 +78,7 @@ class Listing:
     base: Identity | None = None
     runs: list[Run] = field(default_factory=list)
     complete: bool = False
-    problem_paths: tuple[str, ...] = ()
+    problem_paths: frozenset[str] = frozenset()
     problem_count: int = 0
     unchanged: bool = False
     total_experiments: int = 0
@@ -86,7 +86,7 @@ class Listing:
     def has_problem_at(self, path: str) -> bool:
         """Whether a problem was met at a path or above it."""
         shown = escape(path)
-        return any(shown == problem or shown.startswith(problem + "/") for problem in self.problem_paths)
+        return shown in self.problem_paths or any(parent in self.problem_paths for parent in _parents(shown))
 
 
 def read_published(
@@ -99,7 +99,8 @@ def read_published(
         remote_root: the root on the server, without a slash at its end.
         current: the state that the client has already; when it is the published one, the
             listing comes back ``unchanged`` and without runs.
-        base: the full manifest that ``current`` came from, when an active one was laid over it.
+        base: the full manifest that ``current`` came from, when an active one was laid over it;
+            by default ``current`` itself.
 
     Raises:
         NoManifestError: nothing usable is published.
@@ -109,7 +110,9 @@ def read_published(
     """
     full, active = _Artefact(ManifestType.FULL), _Artefact(ManifestType.ACTIVE)
     try:
-        return _read_both(transport, remote_root, full, active, () if current is None else (current, base))
+        return _read_both(
+            transport, remote_root, full, active, () if current is None else (current, base or current)
+        )
     finally:
         for each in (full, active):
             if each.stream is not None:
@@ -126,15 +129,21 @@ def _read_both(
     transport.run(iter([_read_job(each, remote_root, known) for each in (full, active)]))
     _raise_failures(full, active)
     needed = [full, active] if _is_newer(active, full) else [full]
-    newest = needed[-1].header
-    if known and known[0] is not None and newest is not None and newest.identity == known[0]:
-        return _unchanged(newest, known[0], full)
+    newest = cast(Header, needed[-1].header)
+    if known and _is_known(newest, full, known):
+        return _unchanged(newest, full)
     # A manifest that is known is passed over at first; it is needed when the other one is new.
     missing = [each for each in needed if each.stream is None]
     if missing:
         transport.run(iter([_read_job(each, remote_root, ()) for each in missing]))
         _raise_failures(full, active)
     return _merge(full, active)
+
+
+def _is_known(newest: Header, full: _Artefact, known: tuple[Identity | None, ...]) -> bool:
+    """Whether both are what the client has: a full manifest may have come up to the active one since,
+    and then lists runs that the active one left out."""
+    return full.header is not None and (newest.identity, full.header.identity) == known
 
 
 def _raise_failures(full: _Artefact, active: _Artefact) -> None:
@@ -161,10 +170,10 @@ def _is_newer(active: _Artefact, full: _Artefact) -> bool:
     return mine.lineage is not None and mine.lineage == other.lineage and mine.revision > other.revision
 
 
-def _unchanged(newest: Header, current: Identity, full: _Artefact) -> Listing:
+def _unchanged(newest: Header, full: _Artefact) -> Listing:
     return Listing(
         header=newest,
-        identity=current,
+        identity=newest.identity,
         base=full.header.identity if full.header else None,
         generated_at=max(newest.generated_at, full.header.generated_at if full.header else 0.0),
         complete=newest.complete,
@@ -270,7 +279,7 @@ def _merge(full: _Artefact, active: _Artefact) -> Listing:
         generated_at=max(header.generated_at for header in headers),
         runs=list(runs.values()),
         complete=all(header.complete for header in headers),
-        problem_paths=tuple(problems),
+        problem_paths=frozenset(problems),
         problem_count=max(header.problem_count for header in headers),
         total_experiments=len(runs),
     )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
+from typing import TYPE_CHECKING
 
+from runicorn.errors import MirrorError
 from runicorn.manifest import rules
 from runicorn.manifest.model import ManifestType
 from runicorn.remote_storage.diff import Gone, SyncPlan
 from runicorn.remote_storage.mirror import Mirror
 from runicorn.remote_storage.published import Listing
-from runicorn.remote_storage.report import SyncReport
+from runicorn.remote_storage.report import Failure, SyncReport
 from runicorn.remote_storage.selection import Selection
 from runicorn.remote_storage.state import MirrorState
+
+if TYPE_CHECKING:
+    from runicorn.remote_storage.sync import SyncOptions
 
 
 def find_gone(state: MirrorState, listing: Listing, selection: Selection) -> list[Gone]:
@@ -37,7 +41,7 @@ def _is_selected(selection: Selection, folder: str, inner: str) -> bool:
     return selection.wants_path(f"{folder}/{inner}")
 
 
-def reason_to_keep(state: MirrorState, listing: Listing, plan: SyncPlan, forced: bool) -> str:
+def reason_to_keep(state: MirrorState, listing: Listing, plan: SyncPlan, options: SyncOptions) -> str:
     """Why nothing may be removed on account of a listing, or an empty string."""
     if not listing.runs:
         return "the server lists no run at all; an empty or unmounted root is not taken for a deletion"
@@ -45,47 +49,63 @@ def reason_to_keep(state: MirrorState, listing: Listing, plan: SyncPlan, forced:
         return "the server could not list everything, see its problems"
     if listing.problem_count > len(listing.problem_paths):
         return "the server met more problems than it names"
-    doubt = _doubt_about_history(state, listing)
+    doubt = _doubt_about_history(state, listing, bool(options.source))
     if doubt:
         return doubt
-    gone, held = len(plan.gone), state.count()
-    if 2 * gone > held and not forced:
+    gone, held = len(plan.gone), plan.held_files
+    if 2 * gone > held and not options.force_delete:
         return f"{gone} of {held} files would go, more than half of the mirror: say --force-delete"
     return ""
 
 
-def _doubt_about_history(state: MirrorState, listing: Listing) -> str:
+def _doubt_about_history(state: MirrorState, listing: Listing, same_source: bool) -> str:
     cursor, (lineage, _) = state.cursor, state.lineage
-    if listing.identity is None:
-        return "" if lineage is None else "a walk cannot tell whether it is the same root; publish a manifest"
-    if listing.header is None or listing.header.identity.lineage is None:
+    identity, header = listing.identity, listing.header
+    if identity is None or header is None:
+        return "" if lineage is None and same_source else "a walk cannot tell whether it is the same root"
+    if identity.lineage is None:
         return "the manifest does not tell its lineage"
-    if cursor is None or cursor.identity is None or cursor.identity.lineage != listing.identity.lineage:
+    last = cursor.identity if cursor is not None else None
+    if last is None or last.lineage != identity.lineage:
         return "this mirror has no complete sync of this root yet; the next sync may delete"
-    if listing.identity.revision < cursor.identity.revision:
-        return "the manifest is older than the one of the last sync"
-    if listing.header.manifest_type is not ManifestType.FULL:
-        return "the newest listing names the active runs only"
-    return ""
+    doubts = (
+        (identity.revision < last.revision, "the manifest is older than the one of the last sync"),
+        (
+            identity.revision == last.revision and identity != last,
+            "the manifest has the revision of the last sync and is another one",
+        ),
+        (header.manifest_type is not ManifestType.FULL, "the newest listing names the active runs only"),
+    )
+    return next((reason for applies, reason in doubts if applies), "")
 
 
 def remove_gone(mirror: Mirror, state: MirrorState, gone: list[Gone], epoch: int, report: SyncReport) -> None:
     """Remove files from the mirror, but for those that another program changed or another root
-    brought.
+    brought. A file that cannot be removed is a failure of its own.
 
     Raises:
-        MirrorError: a file cannot be removed.
+        MirrorError: the state cannot be written.
     """
     removed = []
     for each in gone:
-        if each.known.epoch != epoch:
-            report.gone_count, report.kept_reason = report.gone_count + 1, "synced from another root"
+        reason = _reason_to_keep_file(mirror, each, epoch)
+        if reason:
+            report.gone_count, report.kept_reason = report.gone_count + 1, reason
             continue
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if mirror.signature(each.path) != each.known.local:
-                report.gone_count, report.kept_reason = report.gone_count + 1, "changed in the mirror"
-                continue
-            mirror.remove(each.path)
-            report.removed_count += 1
-        removed.append((each.folder, each.inner))
+        try:
+            report.removed_count += mirror.remove(each.path)
+        except MirrorError as error:
+            report.failed_count += 1
+            report.failed.append(Failure(each.path, rules.escape(str(error))))
+        else:
+            removed.append((each.folder, each.inner))
     state.record((), removed)
+
+
+def _reason_to_keep_file(mirror: Mirror, gone: Gone, epoch: int) -> str:
+    if gone.known.epoch != epoch:
+        return "synced from another root"
+    try:
+        return "" if mirror.signature(gone.path) == gone.known.local else "changed in the mirror"
+    except OSError:
+        return ""  # it is not there, or cannot be removed either

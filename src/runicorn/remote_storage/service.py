@@ -144,25 +144,35 @@ class MetadataSyncService:
             self._thread.start()
 
     def stop_background_sync(self) -> None:
-        """Stop the background sync; one that is under way ends at the next file.
+        """Stop the background sync; one that is under way ends as soon as it can.
+
+        Called from a progress callback it returns at once, and the sync ends after it.
 
         Raises:
             RunicornError: it did not end within 30 seconds.
         """
-        self._stop.set()
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(_STOP_TIMEOUT)
-            if thread.is_alive():
-                raise RunicornError("the background sync did not end in time")
-            self._thread = None
+        if thread is None:
+            return
+        self._stop.set()
+        if thread is threading.current_thread():
+            return
+        thread.join(_STOP_TIMEOUT)
+        if thread.is_alive():
+            raise RunicornError("the background sync did not end in time")
+        self._thread = None
         self._stop.clear()
 
     def _run(self, interval: float) -> None:
-        while True:
-            self.sync_all()
-            if self._stop.wait(interval):
-                return
+        while not self._stop.is_set():
+            try:
+                self.sync_all()
+            except Exception as error:
+                # Most likely a callback's: it must not end what the user asked to go on.
+                self._update(running=False, last_error=f"{type(error).__name__}: {escape(str(error))}")
+                log.exception("the background sync met an unexpected error; it goes on")
+            self._stop.wait(interval)
+        self._stop.clear()
 
     def _on_progress(self, completed: int, total: int, current_file: str) -> None:
         self._update(completed=completed, total=total, current_file=current_file)

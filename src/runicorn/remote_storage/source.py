@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from runicorn.errors import UsageError
 
+_REMOTE = re.compile(r"(?:([^:/]+)@)?(\[[^\]/]*\]|[^@:/\[\]]*):(.*)", re.DOTALL).fullmatch
+"""``[user@]host:path``; an address with colons stands in brackets."""
+
 _SAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+_READABLE = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +23,7 @@ class Source:
     """A root somewhere.
 
     Attributes:
-        path: the root; relative to the home folder when it does not begin with a slash.
+        path: the root; relative to the home folder of the server when it does not begin with a slash.
         host: name or address, or None for a local path.
         user: login name, or None for what ssh takes by itself.
         port: TCP port, or None for what ssh takes by itself.
@@ -32,10 +39,16 @@ class Source:
         """Whether no connection is needed."""
         return self.host is None
 
+    @property
+    def identity(self) -> str:
+        """A text that differs for every two sources that may be different roots."""
+        return json.dumps([self.host, self.user, self.port, self.path])
+
     def folder_name(self) -> str:
-        """A name for a mirror of it, without characters that any system dislikes."""
+        """A name for a mirror of it: readable, its own, without characters that any system dislikes."""
         parts = [self.host or "local", *self.path.strip("/").split("/")]
-        return "_".join(filter(None, (_SAFE.sub("-", part).strip(".-") for part in parts))) or "root"
+        readable = "_".join(filter(None, (_SAFE.sub("-", part).strip(".-") for part in parts)))
+        return f"{readable[:_READABLE]}-{hashlib.sha256(self.identity.encode()).hexdigest()[:8]}"
 
 
 def parse_source(text: str) -> Source:
@@ -48,14 +61,11 @@ def parse_source(text: str) -> Source:
         raise UsageError("the source is empty or holds a line break")
     if text.startswith("ssh://"):
         return _parse_url(text)
-    head, colon, path = text.partition(":")
-    if text.startswith("["):  # [::1]:path
-        head, colon, path = text.partition("]:")
-        head += "]" if colon else ""
-    if not colon or "/" in head:
+    found = _REMOTE(text)
+    if found is None:
         return Source(path=text)
-    user, _, host = head.rpartition("@")
-    return _remote(host, user or None, None, _home_relative(path), text)
+    user, host, path = found.groups()
+    return _remote(host, user, None, _home_relative(path), text)
 
 
 def _parse_url(text: str) -> Source:
@@ -67,8 +77,8 @@ def _parse_url(text: str) -> Source:
     if parts.query or parts.fragment or parts.password is not None:
         raise UsageError(f"the source {text!r} may only hold user, host, port and path")
     path = unquote(parts.path)
-    if path.startswith("/~/"):
-        path = path[3:]
+    if path == "/~" or path.startswith("/~/"):
+        path = _home_relative(path[1:])
     user = unquote(parts.username) if parts.username else None
     return _remote(parts.hostname or "", user, port, path or "/", text)
 

@@ -35,13 +35,15 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE files (
     folder TEXT NOT NULL, inner TEXT NOT NULL,
     size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, hashes BLOB NOT NULL,
-    listed_size INTEGER NOT NULL, listed_mtime REAL NOT NULL, listed_mtime_ns INTEGER, listed_digest TEXT,
+    listed_size INTEGER NOT NULL, listed_mtime REAL NOT NULL, listed_mtime_ns INTEGER,
+    listed_digest TEXT, young_at REAL,
     epoch INTEGER NOT NULL,
     PRIMARY KEY (folder, inner)
 ) WITHOUT ROWID;
 CREATE TABLE syncs (number INTEGER PRIMARY KEY, started REAL NOT NULL, report TEXT NOT NULL);
 """
-_COLUMNS = "size, mtime_ns, inode, hashes, listed_size, listed_mtime, listed_mtime_ns, listed_digest, epoch"
+_COLUMNS = """size, mtime_ns, inode, hashes, listed_size, listed_mtime, listed_mtime_ns,
+    listed_digest, young_at, epoch"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +55,21 @@ class Listed:
         mtime: seconds since the epoch.
         mtime_ns: nanoseconds, when the listing knew them.
         digest: hex digest, when the listing had one.
+        young_at: by this machine's clock (seconds since the epoch) when it was recorded although it
+            could change again without a trace; None when size and time tell its content.
     """
 
     size: int
     mtime: float
     mtime_ns: int | None
     digest: str | None
+    young_at: float | None = None
 
     @classmethod
     def of(cls, entry: FileEntry) -> Listed:
         """The description that an entry gives."""
-        return cls(entry.size, entry.mtime, entry.mtime_ns, entry.digest)
+        young_at = None if entry.settled else time.time()
+        return cls(entry.size, entry.mtime, entry.mtime_ns, entry.digest, young_at)
 
     @property
     def time_ns(self) -> int:
@@ -165,8 +171,8 @@ class MirrorState:
             version = database.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 database.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
-            elif version != SCHEMA_VERSION:
-                raise sqlite3.DatabaseError(f"it has the unknown version {version}")
+                version = SCHEMA_VERSION
+            _require_version(version)
             database.execute(f"SELECT folder, inner, {_COLUMNS} FROM files LIMIT 1").fetchone()  # noqa: S608
         except BaseException:
             database.close()
@@ -225,20 +231,20 @@ class MirrorState:
             lineage, epoch = self._get("lineage") or (None, 0)
             return lineage, int(epoch)
 
-    def enter_lineage(self, lineage: str | None, walked_root: str | None = None) -> int:
+    def enter_lineage(self, lineage: str | None, source: str | None = None) -> int:
         """Take note of the lineage of what is synced now.
 
         Args:
             lineage: None when it is not known.
-            walked_root: the root that is walked; all that tells one walk from another.
+            source: what tells the root of one walk from that of another.
 
         Returns:
             The number of its epoch: files listed in another epoch are never removed.
         """
         known, epoch = self.lineage
-        if epoch == 0 or known != lineage or self._get("walked_root") != walked_root:
+        if epoch == 0 or known != lineage or self._get("walked_source") != source:
             epoch += 1
-            self._write([("lineage", (lineage, epoch)), ("walked_root", walked_root)])
+            self._write([("lineage", (lineage, epoch)), ("walked_source", source)])
         return epoch
 
     def _write(self, values: Iterable[tuple[str, Any]]) -> None:
@@ -324,7 +330,7 @@ class MirrorState:
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 self._database.executemany(
-                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     ((folder, inner, *_row(known)) for folder, inner, known in rows),
                 )
                 self._database.executemany("DELETE FROM files WHERE folder = ? AND inner = ?", removed)
@@ -369,6 +375,11 @@ class OpenMirror:
     state: MirrorState
 
 
+def _require_version(version: int) -> None:
+    if version != SCHEMA_VERSION:
+        raise sqlite3.DatabaseError(f"it has the unknown version {version}")
+
+
 def is_damage(error: sqlite3.DatabaseError) -> bool:
     """Whether the file itself is bad, so that trying again cannot help."""
     if not isinstance(error, sqlite3.OperationalError):
@@ -392,20 +403,32 @@ def _sound() -> Iterator[None]:
 
 
 _ROW_TYPES = {
-    (int, int, int, bytes, int, float, time_type, digest_type, int)
+    (int, int, int, bytes, int, float, time_type, digest_type, young_type, int)
     for time_type in (int, type(None))
     for digest_type in (str, type(None))
+    for young_type in (float, type(None))
 }
 
 
 def _known(row: tuple[Any, ...]) -> Known:
     if tuple(map(type, row)) not in _ROW_TYPES or not 0 <= row[5] <= MAX_TIME:
         raise ValueError("a row of other types")
-    size, mtime_ns, inode, hashes, listed_size, listed_mtime, listed_mtime_ns, listed_digest, epoch = row
+    (
+        size,
+        mtime_ns,
+        inode,
+        hashes,
+        listed_size,
+        listed_mtime,
+        listed_mtime_ns,
+        listed_digest,
+        young_at,
+        epoch,
+    ) = row
     return Known(
         local=LocalFile(size, mtime_ns, inode % 2**64),
         hashes=tuple(hashes[at : at + HASH_SIZE] for at in range(0, len(hashes), HASH_SIZE)),
-        listed=Listed(listed_size, listed_mtime, listed_mtime_ns, listed_digest),
+        listed=Listed(listed_size, listed_mtime, listed_mtime_ns, listed_digest, young_at),
         epoch=epoch,
     )
 
@@ -424,5 +447,6 @@ def _row(known: Known) -> tuple[Any, ...]:
         listed.mtime,
         listed.mtime_ns,
         listed.digest,
+        listed.young_at,
         known.epoch,
     )

@@ -18,7 +18,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from runicorn.errors import (
+    CancelledError,
     DamagedError,
     DiskFullError,
     MirrorBusyError,
@@ -33,7 +36,7 @@ from runicorn.manifest.rules import escape
 from runicorn.remote_storage.collisions import NameClaims
 from runicorn.remote_storage.diff import Note, SyncPlan, Transfer, plan_run
 from runicorn.remote_storage.knowledge import Knowledge
-from runicorn.remote_storage.mirror import STATE_FOLDER, Mirror
+from runicorn.remote_storage.mirror import STATE_FOLDER, Mirror, mirror_error
 from runicorn.remote_storage.published import Listing, read_published
 from runicorn.remote_storage.removal import find_gone, reason_to_keep, remove_gone
 from runicorn.remote_storage.report import ListingRead, Observer, SyncReport, TransferStarted, ignore
@@ -69,6 +72,8 @@ class SyncOptions:
         selection: what is synced.
         delete: whether files that the server removed are removed here (law 4).
         force_delete: leave to remove more than half of the mirror.
+        source: what tells this root from every other one: host, port and path. Without it nothing is
+            removed on account of a walk, which has no lineage to go by.
         dry_run: plan only; nothing is written.
         lock_timeout: how long to wait for another sync of the same mirror, seconds.
     """
@@ -77,6 +82,7 @@ class SyncOptions:
     selection: Selection = field(default_factory=Selection)
     delete: bool = False
     force_delete: bool = False
+    source: str = ""
     dry_run: bool = False
     lock_timeout: float = 5.0
 
@@ -91,7 +97,7 @@ class SyncOptions:
         if self.lock_timeout < 0:
             raise UsageError("the time to wait for the mirror cannot be negative")
         if self.force_delete and not self.delete:
-            raise UsageError("leave to remove more than half of the mirror needs leave to remove at all")
+            raise UsageError("--force-delete needs --delete")
         self.selection.check()
 
 
@@ -135,23 +141,35 @@ def synchronize(
     started = time.time()
     clock = time.monotonic()
     before = transport.traffic
-    with contextlib.ExitStack() as stack:
+    with _mapped_failures(), contextlib.ExitStack() as stack:
         mirror = _open_mirror(stack, mirror_root, options)
         stop = cancel or threading.Event()
         sync = _Sync(transport, remote_root.rstrip("/"), mirror, options, observer, stop)
-        try:
-            plan = sync.run()
-        except sqlite3.DatabaseError as error:
-            if not is_damage(error) or options.dry_run:
-                raise MirrorError(f"cannot use the state of the mirror: {error}") from error
-            mirror.state.start_anew(error)
-            plan = sync.run()
+        plan = _run_through_damage(sync, mirror, options)
         report = sync.report
         report.count_traffic(before, transport.traffic)
         report.duration = time.monotonic() - clock
         if not options.dry_run:
             mirror.state.add_report(started, report.as_dict())
         return SyncResult(report, plan)
+
+
+@contextlib.contextmanager
+def _mapped_failures() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise mirror_error(error) from error
+
+
+def _run_through_damage(sync: _Sync, mirror: OpenMirror, options: SyncOptions) -> SyncPlan | None:
+    try:
+        return sync.run()
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error) or options.dry_run:
+            raise MirrorError(f"cannot use the state of the mirror: {error}") from error
+        mirror.state.start_anew(error)
+        return sync.run()
 
 
 def _open_mirror(stack: contextlib.ExitStack, root: Path, options: SyncOptions) -> OpenMirror:
@@ -185,8 +203,6 @@ def _copy_of_state(database: Path, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path, timeout: float) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -265,7 +281,12 @@ class _Sync:
                 self.report.fallback_reason = escape(str(error))
                 log.warning("walking the server's folders: %s", self.report.fallback_reason)
         self.report.method = WALK
-        return Walker(self._transport, self._remote_root or "/", self._options.selection).walk()
+        selection = self._options.selection
+        return Walker(self._transport, self._remote_root or "/", selection, self._check).walk()
+
+    def _check(self) -> None:
+        if self._cancel.is_set():
+            raise CancelledError("the sync was stopped")
 
     def _read_manifest(self) -> Listing:
         cursor = self._state.cursor
@@ -294,7 +315,7 @@ class _Sync:
         if self._options.dry_run:
             return epoch
         if listing.identity is None:
-            return self._state.enter_lineage(None, walked_root=self._remote_root)
+            return self._state.enter_lineage(None, source=self._options.source)
         return self._state.enter_lineage(listing.identity.lineage)
 
     # -- planning --------------------------------------------------------------------------
@@ -306,6 +327,7 @@ class _Sync:
         for run in listing.runs:
             self._plan_run(run if claims is None else self._without_collisions(run, claims), plan, epoch)
         plan.put_in_order()
+        plan.held_files = self._state.count()
         plan.gone = find_gone(self._state, listing, self._options.selection)
         self.report.total_files = plan.listed_files
         self.report.total_bytes = plan.listed_bytes
@@ -325,11 +347,12 @@ class _Sync:
         entries = [entry for entry in run.files if self._options.selection.wants(run, entry)]
         if not entries:
             return
+        self._check()
         plan.listed_files += len(entries)
         plan.listed_bytes += sum(entry.size for entry in entries)
         known = self._knowledge.of_run(run, entries)
         planned = set()
-        for action in plan_run(run, entries, known):
+        for action in plan_run(run, entries, known, time.time()):
             planned.add(action.entry.path)
             if isinstance(action, Note):
                 plan.notes.append(action)
@@ -381,7 +404,7 @@ class _Sync:
         fetching.run(plan.transfers, epoch)
 
     def _require_space(self, transfers: Sequence[Transfer]) -> None:
-        needed = sum(transfer.bytes_expected for transfer in transfers)
+        needed = sum(transfer.bytes_expected for transfer in transfers) - self._mirror.staged_bytes()
         free = self._mirror.free_bytes()
         if needed > free:
             raise DiskFullError(f"{needed} bytes have to be fetched, the mirror's disk has {free} free")
@@ -401,7 +424,7 @@ class _Sync:
             return
         reason = "not asked to delete"
         if self._options.delete:
-            reason = reason_to_keep(self._state, listing, plan, self._options.force_delete)
+            reason = reason_to_keep(self._state, listing, plan, self._options)
         if reason:
             self.report.gone_count, self.report.kept_reason = len(plan.gone), reason
             return
@@ -441,4 +464,4 @@ class _Sync:
 def _require_root(remote_root: str) -> Job:
     (answer,) = yield [Stat(remote_root)]
     if isinstance(answer, RequestError):
-        raise NoSuchRootError(f"there is no folder {escape(remote_root)} on the server") from answer
+        raise NoSuchRootError(f"there is no folder {escape(remote_root)} at the source") from answer

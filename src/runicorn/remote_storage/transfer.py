@@ -25,7 +25,7 @@ from runicorn.remote_storage import fetch
 from runicorn.remote_storage.diff import Append, Fetch, Transfer
 from runicorn.remote_storage.durability import Barrier
 from runicorn.remote_storage.landing import Landing
-from runicorn.remote_storage.mirror import LocalFile, StagedFile, mirror_error
+from runicorn.remote_storage.mirror import LocalFile, StagedFile, finish_file, mirror_error
 from runicorn.remote_storage.report import BytesReceived, FileDone, FileFailed, Observer, SyncReport
 from runicorn.remote_storage.state import Known, Listed, OpenMirror
 from runicorn.remote_storage.transport.base import Job, Transport
@@ -158,6 +158,8 @@ class Transferer:
 
     def _received(self, landing: Landing) -> fetch.Sink:
         def sink(data: bytes, offset: int) -> None:
+            if self._cancel.is_set():
+                raise CancelledError("the sync was stopped")
             landing(data, offset)
             self._report.bytes_downloaded += len(data)
             self._observe(BytesReceived(len(data)))
@@ -177,7 +179,9 @@ class Transferer:
                 landing.discard()
                 landing = Landing(self._mirror, 0, entry.size + 1)
                 sink = self._received(landing)
-                content = yield from fetch.fetch_current(entry, self._remote(entry), sink)
+                content = yield from fetch.fetch_current(
+                    entry, self._remote(entry), sink, self._mirror.free_bytes()
+                )
                 self._require_whole(entry, landing, content)
             self._put_ready(action, self._finish(action.run, entry, landing, content), landing.to_staged())
         finally:
@@ -195,7 +199,7 @@ class Transferer:
 
     def _require_whole(self, entry: FileEntry, landing: Landing, content: fetch.Content) -> None:
         """Half a JSON file may look unchanged for a while; the same bytes twice are taken as they are."""
-        if entry.is_log or fetch.looks_whole(entry.path, landing.read(0, landing.end)):
+        if not fetch.has_to_parse(entry, landing.end) or fetch.parses(landing.read(0, landing.end)):
             return
         if self._unsettled.get(entry.path) != content.hashes[0]:
             self._unsettled[entry.path] = content.hashes[0]
@@ -218,8 +222,8 @@ class Transferer:
         start = held if entry.block_digest is not None else max(0, held - fetch.OVERLAP)
         landing = Landing(self._mirror, start, entry.size - start)
         try:
-            yield from fetch.fetch_tail(entry, self._remote(entry), start, self._received(landing))
-            known = self._prove_append(action, landing, start)
+            ends = yield from fetch.fetch_tail(entry, self._remote(entry), start, self._received(landing))
+            known = None if ends is None else self._prove_append(action, landing, start, ends)
             if known is not None:
                 self._grow(action, known, landing)
                 return
@@ -227,8 +231,15 @@ class Transferer:
             landing.discard()
         yield from self._fetch(Fetch(action.run, entry, "rewritten"))
 
-    def _prove_append(self, action: Append, landing: Landing, start: int) -> Known | None:
-        """What the log will be after the append; None when its prefix is not the server's."""
+    def _prove_append(self, action: Append, landing: Landing, start: int, ends: bool) -> Known | None:
+        """What the log will be after the append; None when its prefix is not the server's.
+
+        Args:
+            action: the append.
+            landing: what was fetched.
+            start: offset of its first byte.
+            ends: whether the server's log was seen to end where the listing says.
+        """
         entry, held = action.entry, action.known.local.size
         full = list(action.known.hashes[: held // BLOCK_SIZE])
         hasher = self._mirror.prefix_hasher(entry.path, held, full)
@@ -242,7 +253,7 @@ class Transferer:
             whole.update(data)
         if entry.block_digest is not None and block_digest(whole.hashes()) != entry.block_digest:
             return None
-        end = entry.size if action.run.has_ended else max(held, landing.last_record_end())
+        end = entry.size if action.run.has_ended and ends else max(held, landing.last_record_end())
         for data in landing.chunks(held, end):
             hasher.update(data)
         local = LocalFile(end, fetch.mtime_ns_of(entry), action.known.local.inode)
@@ -252,27 +263,20 @@ class Transferer:
         path, before = action.entry.path, action.known.local
         fd = self._mirror.append(path, before, landing.chunks(before.size, known.local.size))
         try:
-            os.utime(fd, ns=(known.local.mtime_ns, known.local.mtime_ns))
-            self._barrier.file_written(fd)
-            status = os.fstat(fd)
+            local = finish_file(fd, known.local.mtime_ns, self._barrier.file_written)
         finally:
             os.close(fd)
-        local = LocalFile(status.st_size, status.st_mtime_ns, status.st_ino)
         self._enqueue(_Ready(action, replace(known, local=local), None), landing.end - before.size)
 
     # -- putting in place ------------------------------------------------------------------
 
     def _put_ready(self, action: Transfer, known: Known, staged: StagedFile) -> None:
         try:
-            os.utime(staged.fd, ns=(known.local.mtime_ns, known.local.mtime_ns))
-            self._barrier.file_written(staged.fd)
-            status = os.fstat(staged.fd)
+            local = staged.finish(known.local.mtime_ns, self._barrier.file_written)
         except BaseException:
             staged.discard()
             raise
-        staged.close()
-        local = LocalFile(status.st_size, status.st_mtime_ns, status.st_ino)
-        self._enqueue(_Ready(action, replace(known, local=local), staged), status.st_size)
+        self._enqueue(_Ready(action, replace(known, local=local), staged), local.size)
 
     def _enqueue(self, ready: _Ready, size: int) -> None:
         self._ready.append(ready)

@@ -6,9 +6,11 @@ belongs, so that both ways give the same listing (but for digests, which only th
 
 from __future__ import annotations
 
+import math
 import stat
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias, cast
 
 from runicorn.errors import NoSuchRootError, RequestError, UnsafeError
@@ -33,6 +35,12 @@ MAX_ENTRIES = 10_000_000
 
 UNKNOWN_STATUS = "unknown"
 
+YOUNG = 2.0
+"""Seconds before the newest change in a listing within which a file is looked at again next time."""
+
+YOUNG_TREE = 86400.0
+"""Seconds after which a tree without changes is taken for settled, if both clocks roughly agree."""
+
 _NO_SUCH_FILE = 2
 _READS_AT_ONCE = 2
 
@@ -55,16 +63,25 @@ class Walker:
         transport: the connection.
         remote_root: the root on the server, without a slash at its end.
         selection: what is not selected is not listed either, where that saves a request.
+        check: is called now and then; what it raises ends the walk.
     """
 
-    def __init__(self, transport: Transport, remote_root: str, selection: Selection) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        remote_root: str,
+        selection: Selection,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self._transport = transport
+        self._check = check
         self._root = remote_root
         self._selection = selection
         self._runs: list[_Found] = []
         self._problems: list[tuple[str, ProblemKind]] = []
         self._links: list[str] = []
         self._names = 0
+        self._lists_itself = False
 
     def walk(self) -> Listing:
         """List the root.
@@ -76,7 +93,7 @@ class Walker:
         """
         top = self._list([""])
         if "" not in top:
-            raise NoSuchRootError(f"there is no folder {rules.escape(self._root)} on the server")
+            raise NoSuchRootError(f"there is no folder {rules.escape(self._root)} at the source")
         projects = self._subfolders("", top[""])
         if rules.RUNS_FOLDER in projects:
             projects.remove(rules.RUNS_FOLDER)
@@ -93,6 +110,7 @@ class Walker:
         return listed
 
     def _list_job(self, folder: str, listed: Folders) -> Job:
+        self._check()
         (handle,) = yield [OpenDir(f"{self._root}/{folder}" if folder else self._root or "/")]
         if isinstance(handle, RequestError):
             self._refused(folder, handle)
@@ -112,6 +130,10 @@ class Walker:
             if not answers[-1]:
                 break
         yield [Close(opened)]
+        self._lists_itself = self._lists_itself or "." in names
+        if not names and self._lists_itself:
+            # OpenSSH leaves out what it may not look at, `.` among it: the folder only looks empty.
+            self._hidden(folder)
         listed[folder] = list(names.values())
 
     def _count(self, names: int) -> None:
@@ -120,11 +142,14 @@ class Walker:
             raise UnsafeError(f"the server lists more than {MAX_ENTRIES} names")
 
     def _refused(self, folder: str, error: RequestError) -> None:
-        if error.code == _NO_SUCH_FILE:
-            return  # it vanished, or (the root) was never there
-        if not folder:
+        if folder:
+            # Also one that is not there any more: it was listed a moment ago, and may come back.
+            self._hidden(folder)
+        elif error.code != _NO_SUCH_FILE:
             raise error
-        self._problems.append((rules.escape(folder), ProblemKind.UNREADABLE))
+
+    def _hidden(self, path: str) -> None:
+        self._problems.append((rules.escape(path), ProblemKind.UNREADABLE))
 
     def _safe(self, folder: str, entry: DirectoryEntry) -> bool:
         if entry.name in (".", "..") or rules.is_hidden(entry.name):
@@ -139,7 +164,9 @@ class Walker:
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
             kind = stat.S_IFMT(entry.attributes.mode or 0)
-            if kind == stat.S_IFLNK:
+            if entry.attributes.mode is None and not rules.is_hidden(entry.name):
+                self._hidden(path)
+            elif kind == stat.S_IFLNK:
                 # It may lead anywhere or to a disk that is not there: what was below it is not gone.
                 self._links.append(rules.escape(path))
             elif kind == stat.S_IFDIR and self._safe(folder, entry):
@@ -231,7 +258,9 @@ class Walker:
         deeper = {}
         for entry in entries:
             mode = entry.attributes.mode or 0
-            if stat.S_ISDIR(mode):
+            if entry.attributes.mode is None and rules.media_belongs(entry.name):
+                self._hidden(f"{folder}/{entry.name}")
+            elif stat.S_ISDIR(mode):
                 if self._safe(folder, entry):
                     deeper[f"{folder}/{entry.name}"] = run
             elif rules.media_belongs(entry.name) and self._safe(folder, entry):
@@ -241,14 +270,15 @@ class Walker:
     # -- result ----------------------------------------------------------------------------
 
     def _listing(self) -> Listing:
-        runs = [run for run in map(_run, self._runs) if run is not None]
+        young = _young_from([entry.mtime for run in self._runs for entry in run.files])
+        runs = [run for run in (_run(found, young) for found in self._runs) if run is not None]
         return Listing(
             header=None,
             identity=None,
             generated_at=None,
             runs=runs,
             complete=not any(kind.hides_files for _, kind in self._problems),
-            problem_paths=(*(path for path, _ in self._problems), *self._links),
+            problem_paths=frozenset([*(path for path, _ in self._problems), *self._links]),
             problem_count=len(self._problems),
             total_experiments=len(runs),
         )
@@ -262,7 +292,13 @@ def _entry(path: str, inner: str, attributes: Attributes) -> FileEntry | None:
     return FileEntry(path, size, float(mtime), priority, is_log=inner in rules.LOG_PRIORITIES)
 
 
-def _run(found: _Found) -> Run | None:
+def _young_from(times: list[float]) -> float:
+    """From which time on a file may change again without a trace: SFTP tells whole seconds only."""
+    newest = max(times, default=0.0)
+    return newest - YOUNG if newest > time.time() - YOUNG_TREE else math.inf
+
+
+def _run(found: _Found, young: float) -> Run | None:
     names = rules.project_and_name(found.folder)
     if not found.files or names is None:
         return None
@@ -275,5 +311,8 @@ def _run(found: _Found) -> Run | None:
         status=UNKNOWN_STATUS,
         created_at=min(times),
         updated_at=max(times),
-        files=tuple(sorted(found.files, key=lambda entry: entry.path)),
+        files=tuple(
+            replace(entry, settled=entry.mtime < young)
+            for entry in sorted(found.files, key=lambda entry: entry.path)
+        ),
     )

@@ -20,6 +20,7 @@ from runicorn.remote_storage.transport.base import (
 )
 from runicorn.remote_storage.transport.channel import ByteChannel, FdChannel
 from runicorn.remote_storage.transport.engine import SftpEngine
+from runicorn.remote_storage.transport.lazy import LazyTransport
 from runicorn.remote_storage.transport.local import LocalTransport
 from runicorn.remote_storage.transport.paramiko_channel import ParamikoChannel, open_beside
 from runicorn.remote_storage.transport.ssh import SshConnection, SshTarget, connect_ssh
@@ -36,6 +37,7 @@ __all__ = [
     "Fstat",
     "Handle",
     "Job",
+    "LazyTransport",
     "LocalTransport",
     "Open",
     "OpenDir",

@@ -110,7 +110,7 @@ class ReadDir:
 
 
 Operation: TypeAlias = Open | Read | Close | Fstat | Stat | OpenDir | ReadDir
-Answer: TypeAlias = Handle | bytes | None | Attributes | tuple[DirectoryEntry, ...] | RequestError
+Answer: TypeAlias = Handle | bytes | Attributes | tuple[DirectoryEntry, ...] | RequestError | None
 Job: TypeAlias = Generator[Sequence[Operation], Sequence[Answer], None]
 
 

@@ -102,7 +102,8 @@ class SftpEngine:
         except BaseException as error:
             broken = isinstance(error, TransportError) and error is not self._session.failure
             self._session.abort()
-            if broken:
+            # A user who stops waits for no server; the connection is not used again then.
+            if broken or not isinstance(error, Exception):
                 self.close()
             else:
                 self._drain()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 FIRST_HANDLES: Final = 64
-FIRST_HANDLES_KNOWN: Final = 256
+FIRST_HANDLES_KNOWN: Final = 512
 """As many at once when the server has said that it allows them."""
 
 

@@ -1,0 +1,108 @@
+"""What is known of files: from the state where it fits the disk, from the disk where not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runicorn.manifest.digest import BlockHasher, block_digest
+from runicorn.manifest.model import FileEntry
+from runicorn.remote_storage.knowledge import Knowledge
+from runicorn.remote_storage.mirror import Mirror
+from runicorn.remote_storage.state import Known, Listed, MirrorState, OpenMirror
+from tests.remote_storage.helpers import RUN, a_run, an_entry, lines, put
+
+LOG = f"{RUN}/events.jsonl"
+SUMMARY = f"{RUN}/summary.json"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[OpenMirror]:
+    with Mirror(tmp_path) as tree, MirrorState(tmp_path / ".runicorn/state.db") as state:
+        yield OpenMirror(tree, state)
+
+
+def log_hashes(data: bytes) -> tuple[bytes, ...]:
+    hasher = BlockHasher()
+    hasher.update(data)
+    return tuple(hasher.hashes())
+
+
+def of(place: OpenMirror, entry: FileEntry) -> Known | None:
+    known = Knowledge(place).of_run(a_run(entry), [entry])
+    assert set(known) <= {entry.path.removeprefix(f"{RUN}/")}
+    return next(iter(known.values()), None)
+
+
+def record(place: OpenMirror, path: str, marks: tuple[bytes, ...]) -> Known:
+    known = Known(place.tree.signature(path), marks, Listed.of(an_entry(path)), epoch=1)
+    place.state.record([(RUN, path.removeprefix(f"{RUN}/"), known)])
+    return known
+
+
+def test_file_as_it_was_left_is_not_read(place: OpenMirror) -> None:
+    put(place.tree.root / SUMMARY, "0123456789")
+    recorded = record(place, SUMMARY, (b"marked on purpose, 32 bytes long",))
+    assert of(place, an_entry(SUMMARY, 10)) == recorded
+    assert Knowledge(place).is_as_recorded(RUN)
+
+
+@pytest.mark.parametrize("change", ["edited", "touched", "replaced"])
+def test_changed_file_is_read_again(place: OpenMirror, change: str) -> None:
+    path = put(place.tree.root / SUMMARY, "0123456789")
+    record(place, SUMMARY, (b"marked on purpose, 32 bytes long",))
+    if change == "edited":
+        path.write_text("9876543210")
+        os.utime(path, (1, 1))
+    elif change == "touched":
+        os.utime(path, (1, 1))
+    else:
+        put(path, "9876543210")
+    known = of(place, an_entry(SUMMARY, 10))
+    assert known is not None
+    assert known.hashes == (hashlib.sha256(path.read_bytes()).digest(),)
+    assert (known.listed, known.epoch) == (None, 0)
+    assert not Knowledge(place).is_as_recorded(RUN)
+
+
+def test_file_of_another_size_is_not_worth_reading(place: OpenMirror) -> None:
+    put(place.tree.root / SUMMARY, "0123456789")
+    assert of(place, an_entry(SUMMARY, 11)) is None
+
+
+def test_missing_file_is_not_known(place: OpenMirror) -> None:
+    put(place.tree.root / SUMMARY, "0123456789")
+    record(place, SUMMARY, (bytes(32),))
+    (place.tree.root / SUMMARY).unlink()
+    assert of(place, an_entry(SUMMARY, 10)) is None
+    assert not Knowledge(place).is_as_recorded(RUN)
+
+
+def test_log_found_on_disk_is_hashed(place: OpenMirror) -> None:
+    put(place.tree.root / LOG, lines(50_000))
+    known = of(place, an_entry(LOG, 10))
+    assert known is not None
+    assert known.hashes == log_hashes(lines(50_000).encode())
+
+
+@pytest.mark.parametrize(
+    ("listed", "extends"), [(lines(9), True), ("x" + lines(9)[1:], False), (lines(50), None)]
+)
+def test_longer_log_is_compared_with_what_is_listed(
+    place: OpenMirror, listed: str, extends: bool | None
+) -> None:
+    put(place.tree.root / LOG, lines(20))
+    digest = block_digest(log_hashes(listed.encode()))
+    known = of(place, an_entry(LOG, len(listed), block_digest=digest))
+    assert known is not None
+    assert known.extends is extends
+
+
+def test_link_is_not_known(place: OpenMirror, tmp_path: Path) -> None:
+    (tmp_path / RUN).mkdir(parents=True)
+    (tmp_path / SUMMARY).symlink_to(put(tmp_path / "other", "0123456789"))
+    assert of(place, an_entry(SUMMARY, 10)) is None

@@ -1,0 +1,70 @@
+"""What the user wants."""
+
+from __future__ import annotations
+
+import pytest
+
+from runicorn.errors import UsageError
+from runicorn.remote_storage.selection import Selection
+from tests.remote_storage.helpers import RUN, a_run, an_entry
+
+NAMES = ("meta.json", "summary.json", "events.jsonl", "media/a.png", "media/deep/b.jpg")
+
+
+def wanted(selection: Selection) -> list[str]:
+    entries = [an_entry(f"{RUN}/{name}") for name in NAMES]
+    run = a_run(*entries)
+    return [name for name, entry in zip(NAMES, entries, strict=True) if selection.wants(run, entry)]
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        (Selection(), list(NAMES)),
+        (Selection(projects=("vision",)), list(NAMES)),
+        (Selection(projects=("speech",)), []),
+        (Selection(projects=("speech", "vision")), list(NAMES)),
+        (Selection(media=False), list(NAMES[:3])),
+        (Selection(include=("*.json",)), ["meta.json", "summary.json"]),
+        (Selection(exclude=("*.json",)), list(NAMES[2:])),
+        (Selection(include=("*.json",), exclude=("meta.json",)), ["summary.json"]),
+        (Selection(exclude=("media/",)), list(NAMES[:3])),
+        (Selection(include=("/vision/**/media/*.png",)), ["media/a.png"]),
+        (Selection(exclude=("/media",)), list(NAMES)),
+        (Selection(include=("*.json", "!meta.json")), ["summary.json"]),
+        (Selection(include=("r[12]/",)), list(NAMES)),
+        (Selection(include=("# a comment", "*.png")), ["media/a.png"]),
+    ],
+)
+def test_selection_takes_what_is_wanted(selection: Selection, expected: list[str]) -> None:
+    selection.check()
+    assert wanted(selection) == expected
+
+
+def test_key_tells_selections_apart() -> None:
+    each = [
+        Selection(),
+        Selection(media=False),
+        Selection(projects=("a",)),
+        Selection(projects=("a", "b")),
+        Selection(include=("a",)),
+        Selection(exclude=("a",)),
+    ]
+    assert len({selection.key for selection in each}) == len(each)
+    assert Selection(include=("a",)).key == Selection(include=("a",)).key
+
+
+def test_everything_is_only_what_leaves_nothing_out() -> None:
+    assert Selection().is_everything
+    assert not Selection(media=False).is_everything
+
+
+@pytest.mark.parametrize("pattern", ["!", "a/**b/["])
+def test_pattern_that_means_nothing_is_refused_or_matches_nothing(pattern: str) -> None:
+    selection = Selection(include=(pattern,))
+    try:
+        selection.check()
+    except UsageError as error:
+        assert "pattern" in str(error)
+    else:
+        assert wanted(selection) == []
