@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -18,10 +19,12 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from rich.console import Console
 
+from runicorn.cli import progress
 from runicorn.cli.progress import TimeLeft
 from runicorn.cli.units import age_text, duration_text, size_text
-from runicorn.remote_storage.report import SyncReport
+from runicorn.remote_storage.report import BytesReceived, FileDone, SyncReport, TransferStarted
 from testbed.trees import append_run, make_tree
 from tests.faults.process import (
     COMMAND,
@@ -462,6 +465,22 @@ def test_progress_on_a_terminal_has_exact_totals_and_goes_at_the_end(tmp_path: P
     # The last line is taken off the screen: erased, and the cursor is there again.
     assert shown.rstrip("\r\n").endswith("\x1b[2K")
     assert "\x1b[?25h" in shown[shown.rfind(f"{total}/{total}") :]
+
+
+def test_progress_never_shows_more_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_STEP", 0.0)
+    screen = io.StringIO()
+    shown = progress.TerminalProgress(Console(file=screen, force_terminal=True, width=150))
+    for _ in range(2):  # the status files of a walk come before the totals are known
+        shown(BytesReceived(70))
+        shown(FileDone("status.json", 70))
+    shown(TransferStarted(3, 300))
+    for _ in range(3):
+        shown(BytesReceived(150))  # more than planned: something was read twice
+        shown(FileDone("meta.json", 100))
+    shown.stop()
+    assert "3/3 files  300 B/300 B" in screen.getvalue()
+    assert not re.search(r"[45]/3 files", screen.getvalue())
 
 
 @pytest.mark.parametrize("option", ["-q", "-v"])

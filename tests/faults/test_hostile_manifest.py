@@ -16,7 +16,7 @@ import pytest
 
 from runicorn.errors import DamagedError, UnsafeError
 from runicorn.remote_storage import SyncOptions, synchronize
-from runicorn.remote_storage.report import Event, FileDone, ListingRead
+from runicorn.remote_storage.report import Event, FileDone, ListingRead, TransferStarted
 from runicorn.remote_storage.transport import LocalTransport
 from testbed.sshd import Sshd
 from tests.faults.lab import RAW, Lab, an_entry, every_text, file_named, run_named
@@ -490,6 +490,9 @@ def test_reading_and_planning_ten_times_as_much_is_ten_times_the_work(
 
 def test_texts_that_are_only_shown_reach_no_terminal_raw(lab: Lab) -> None:
     evil = lab.document
+    turned = f"{PROJECT_RUN}/media/\u202egnp.exe"
+    lab.offer(turned)
+    run_named(evil)["files"].append(an_entry(turned))
     for name in ("server_hostname", "remote_root", "generator"):
         evil[name] = f"{EVIL}{name}"[:60]
     evil["problems"] = [{"path": EVIL, "kind": EVIL, "message": EVIL}]
@@ -498,7 +501,7 @@ def test_texts_that_are_only_shown_reach_no_terminal_raw(lab: Lab) -> None:
         run["project"], run["name"], run["status"] = EVIL, EVIL, EVIL
     evil["generated_at"] = 1.0
     lab.publish(evil)
-    lab.attack("-v", "--dry-run", "--delete").expect(0)
+    assert "media/\\u202egnp.exe" in lab.attack("-v", "--dry-run", "--delete").expect(0).out
     done = lab.attack("-v").expect(0)
     assert "3 problems" in done.err
     assert "day" in done.err
@@ -761,3 +764,23 @@ def test_link_that_appears_during_a_sync_is_not_followed(lab: Lab, folder: str, 
     assert left_behind(lab.mirror) == []
     swap.folder.unlink()
     lab.recovers()
+
+
+@pytest.mark.parametrize("file", LINKED_FILES)
+def test_file_that_becomes_a_link_during_a_sync_is_not_written_through(lab: Lab, file: str) -> None:
+    lab.publish(lab.document)
+    away = lab.place / "client/away"
+
+    def swap(event: Event) -> None:
+        if isinstance(event, TransferStarted):
+            (lab.mirror / file).rename(away)
+            (lab.mirror / file).symlink_to(away)
+
+    before = (lab.mirror / file).read_bytes()
+    transport = LocalTransport()
+    synchronize(transport, str(lab.root), lab.mirror, SyncOptions(method="manifest"), swap)
+    transport.close()
+    assert away.read_bytes() == before
+    assert left_behind(lab.mirror) == []
+    lab.recovers()
+    assert away.read_bytes() == before

@@ -269,15 +269,24 @@ NAMES: list[str | bytes] = [
 ]
 
 
-def test_hostile_names_in_listings_are_never_asked_for(lab: Lab) -> None:
+class FoldersWith(NamesWith):
+    """The names are those of folders."""
+
+    def reply(self, request: Request, packets: list[bytes]) -> list[bytes]:
+        file, folder = (struct.pack(">IQIII", 13, 5, mode, 0, 0) for mode in (0o100644, 0o040755))
+        return [each.replace(file, folder) for each in super().reply(request, packets)]
+
+
+@pytest.mark.parametrize("fault", [NamesWith, FoldersWith])
+def test_hostile_names_in_listings_are_never_asked_for(lab: Lab, fault: type[NamesWith]) -> None:
     lab.sync_quietly()
     before = run_files(lab.mirror)
-    fault = NamesWith(NAMES)
-    with FaultServer(Path("/"), [fault]) as server:
+    with FaultServer(Path("/"), [fault(NAMES)]) as server:
         engine = SftpEngine(FdChannel(*server.connect()))
         report = synchronize(engine, str(lab.root), lab.mirror, SyncOptions(method="walk")).report
         engine.close()
         asked = {os.fsdecode(request.value) for request in server.seen if b"/" in request.value}
+    assert not any(path.endswith(("/a/b", "\\b")) for path in asked)
     assert report.problem_count > 5
     for path in asked:
         inner = path.removeprefix(str(lab.root)).lstrip("/")

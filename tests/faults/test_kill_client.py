@@ -42,6 +42,7 @@ from tests.faults.process import (
     run_files,
     sync,
 )
+from tests.manifest.helpers import PROJECT_RUN
 
 KILLS = int(os.environ.get("RUNICORN_KILLS", "40"))
 SEED = int(os.environ.get("RUNICORN_KILL_SEED", "20240607"))
@@ -292,6 +293,36 @@ def test_kill_around_a_step_leaves_old_or_new_files(lab: Lab, tmp_path: Path, na
     sync(lab.root, tmp_path / f"client/mirror-{STEPS[name][0]}").expect(0)
     assert run_files(tmp_path / f"client/mirror-{STEPS[name][0]}") == new
     assert left_behind(tmp_path / f"client/mirror-{STEPS[name][0]}") == []
+
+
+def test_kill_within_a_long_append_leaves_whole_records(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "killer").mkdir()
+    (tmp_path / "killer/sitecustomize.py").write_text(KILLER, encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path / "killer"), str(PROJECT_ROOT)])
+    log = f"{PROJECT_RUN}/events.jsonl"
+    with (lab.root / log).open("ab") as stream:
+        stream.writelines(
+            b'{"step": %d, "text": "%s"}\n' % (number, b"x" * (number % 97)) for number in range(900)
+        )
+    whole = (lab.root / log).read_bytes()
+    generate(lab.root)
+    inode = (lab.mirror / log).stat().st_ino
+    held = [(lab.mirror / log).stat().st_size]
+    for at in (1, 2, 3, 5):
+        process = popen(
+            lab.root, lab.mirror, KILL_NAME="pwrite", KILL_WHEN="after", KILL_AT=str(at), PYTHONPATH=path
+        )
+        process.communicate(timeout=TIMEOUT)
+        assert process.returncode == -signal.SIGKILL
+        content = (lab.mirror / log).read_bytes()
+        assert whole.startswith(content)
+        assert content.endswith(b"\n")
+        held.append(len(content))
+    assert held == sorted(held)
+    assert held[0] < held[-1] < len(whole)
+    lab.document = generate(lab.root)
+    lab.recovers()
+    assert (lab.mirror / log).stat().st_ino == inode
 
 
 # -- signals ---------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """A root beside its mirror, transports that do one thing wrong, and what a folder holds."""
 
+# ruff: noqa: ARG002 - a fault takes what it is given
+
 from __future__ import annotations
 
 import dataclasses
@@ -105,8 +107,8 @@ class Site:
 
     def sync(self, transport: Transport | None = None, **options: Any) -> SyncReport:
         """One sync; keywords are those of the options or, as a shorthand, of the selection."""
-        names = {each.name for each in dataclasses.fields(Selection)}
-        chosen = {name: options.pop(name) for name in list(options) if name in names}
+        selecting = {each.name for each in dataclasses.fields(Selection)}
+        chosen = {name: options.pop(name) for name in list(options) if name in selecting}
         options.setdefault("source", str(self.root))
         wanted = SyncOptions(selection=Selection(**chosen), **options)
         return synchronize(transport or LocalTransport(), str(self.root), self.mirror, wanted).report
@@ -128,7 +130,7 @@ class Site:
 
     def staged(self) -> list[str]:
         """What a sync left behind."""
-        return sorted(os.listdir(self.mirror / ".runicorn/staging"))
+        return names(self.mirror / ".runicorn/staging")
 
     def lose_state(self) -> None:
         for path in self.database.parent.glob("state.db*"):
@@ -138,6 +140,11 @@ class Site:
         """The mirror holds what the root holds, byte for byte, and no leftovers."""
         assert run_files(self.mirror) == run_files(self.root)
         assert not self.staged()
+
+
+def names(folder: Path | str) -> list[str]:
+    """What lies in a folder."""
+    return sorted(path.name for path in Path(folder).iterdir())
 
 
 def run_files(folder: Path) -> dict[str, bytes]:

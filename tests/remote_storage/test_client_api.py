@@ -36,7 +36,6 @@ from tests.remote_storage.helpers import (
     append,
     lines,
     make_run,
-    put,
     run_files,
 )
 
@@ -324,7 +323,12 @@ def test_sync_options_are_used(site: Site, sftp: Any) -> None:
 
 def test_jitter_is_waited_for_and_can_be_cancelled(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[float, float]] = []
-    monkeypatch.setattr("random.uniform", lambda *bounds: asked.append(bounds) or 600.0)
+
+    def long(low: float, high: float) -> float:
+        asked.append((low, high))
+        return 600.0
+
+    monkeypatch.setattr("random.uniform", long)
     client = ManifestSyncClient(LocalTransport(), str(site.root), site.mirror, jitter_max=5.0)
     cancel = threading.Event()
     cancel.set()
@@ -604,7 +608,11 @@ def test_background_sync_outlives_a_callback_that_raises(
 
 def test_callback_that_raises_is_the_callers_affair_in_the_foreground(site: Site) -> None:
     service = a_service(site)
-    service.add_progress_callback(lambda *_step: put(site.root / "a/b", "") and 1 / 0)  # type: ignore[func-returns-value]
+
+    def careless(completed: int, _total: int, _file: str) -> None:
+        raise ZeroDivisionError(completed)
+
+    service.add_progress_callback(careless)
     with pytest.raises(ZeroDivisionError):
         service.sync_all()
     assert service.get_progress().last_error == "interrupted"

@@ -14,6 +14,7 @@ from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher
 from runicorn.remote_storage import landing as landing_module
 from runicorn.remote_storage.landing import IN_MEMORY, Landing
 from runicorn.remote_storage.mirror import Mirror
+from tests.remote_storage.helpers import names
 
 START = 1000
 
@@ -25,7 +26,7 @@ def mirror(tmp_path: Path) -> Iterator[Mirror]:
 
 
 def staged(mirror: Mirror) -> list[str]:
-    return os.listdir(mirror.root / ".runicorn/staging")
+    return names(mirror.root / ".runicorn/staging")
 
 
 def landed(mirror: Mirror, data: bytes, *, size: int, start: int = START, step: int = 700) -> Landing:

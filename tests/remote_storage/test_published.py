@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import random
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runicorn.errors import DamagedError, NoManifestError, RunicornError, UnsafeError, UnsupportedVersionError
+from runicorn.errors import DamagedError, NoManifestError, UnsafeError, UnsupportedVersionError
 from runicorn.manifest import Manifest, ManifestType
 from runicorn.manifest.model import Identity
 from runicorn.remote_storage import published as published_module
@@ -153,10 +154,9 @@ def test_nothing_published(site: Site) -> None:
 
 def test_manifest_that_may_not_be_read(site: Site) -> None:
     site.publish()
+    packed(site).unlink()
     with pytest.raises(NoManifestError, match="cannot be read"):
-        read(site, Refuse("full_manifest.json", StatusCode.PERMISSION_DENIED, Open)) if packed(
-            site
-        ).unlink() is None else None
+        read(site, Refuse("full_manifest.json", StatusCode.PERMISSION_DENIED, Open))
 
 
 def test_manifest_that_cannot_be_read_to_its_end(site: Site) -> None:
@@ -173,6 +173,8 @@ def test_torn_at_any_byte_is_damaged(site: Site, name: str) -> None:
     if name == "json":
         packed(site).unlink()
     cuts = set(range(0, len(whole), 37)) | {1, 2, 10, len(whole) - 9, len(whole) - 3}
+    if name == "json":
+        cuts -= {len(whole) - 1}  # the last newline means nothing
     for cut in sorted(cuts):
         path.write_bytes(whole[:cut])
         with pytest.raises(DamagedError):
@@ -189,12 +191,8 @@ def test_changed_at_any_byte_never_crashes(site: Site) -> None:
         data = bytearray(whole)
         data[chance.randrange(len(data))] ^= chance.randrange(1, 256)
         packed(site).write_bytes(data)
-        try:
-            listing = read(site)
-        except RunicornError as error:
-            assert isinstance(error, DamagedError | UnsafeError)
-        else:
-            assert folders(listing) == [RUN]
+        with contextlib.suppress(DamagedError, UnsafeError):
+            assert folders(read(site)) == [RUN]
 
 
 @pytest.mark.parametrize("version", ["2.0", "0.9"])
@@ -256,6 +254,12 @@ def test_active_manifest_that_does_not_fit_is_left_out(site: Site, changes: dict
     listing = read(site)
     assert {run.status for run in listing.runs} == {"running"}
     assert listing.identity == listing.base
+
+
+def test_revisions_without_a_lineage_mean_nothing(site: Site) -> None:
+    with_active(site, lineage=None)
+    store(site, {**json.loads(plain(site).read_bytes()), "lineage": None})
+    assert {run.status for run in read(site).runs} == {"running"}
 
 
 def test_damaged_active_manifest_is_left_out(site: Site, caplog: pytest.LogCaptureFixture) -> None:

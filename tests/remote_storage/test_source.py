@@ -26,7 +26,6 @@ from runicorn.remote_storage.source import Source, parse_source
         ("user@host:/a", Source("/a", "host", "user")),
         ("user@domain@host:/a", Source("/a", "host", "user@domain")),
         ("host:/a:b", Source("/a:b", "host")),
-        ("@host:/a", Source("/a", "host")),
         ("[::1]:/a", Source("/a", "::1")),
         ("ssh://host/a", Source("/a", "host")),
         ("ssh://host", Source("/", "host")),

@@ -502,7 +502,7 @@ def test_file_that_vanished_is_no_failure_and_tried_again(site: Site) -> None:
 
 
 def test_run_that_vanished_while_walking_is_no_failure(site: Site) -> None:
-    gone = Meanwhile("summary.json", lambda: (site.root / RUN / "summary.json").unlink())
+    gone = Meanwhile("summary.json", (site.root / RUN / "summary.json").unlink)
     report = site.sync(gone, method="walk")
     assert (report.failed_count, report.vanished_count) == (0, 1)
     assert site.sync(method="walk").vanished_count == 0
@@ -510,20 +510,19 @@ def test_run_that_vanished_while_walking_is_no_failure(site: Site) -> None:
 
 
 def test_half_written_json_is_not_installed(site: Site) -> None:
-    summary = site.root / RUN / "summary.json"
+    summary, mine = (folder / RUN / "summary.json" for folder in (site.root, site.mirror))
     site.sync()
-    old = (site.mirror / RUN / "summary.json").read_bytes()
+    old = mine.read_bytes()
     put(summary, '{"best": 3, "half')
-    whole = Meanwhile("summary.json", lambda: put(summary, '{"best": 3, "half": 1}'), nth=2)
     seen: list[bytes] = []
-    whole.action = _both(lambda: seen.append((site.mirror / RUN / "summary.json").read_bytes()), whole.action)
-    assert site.sync(whole).failed_count == 0
+
+    def go_on() -> None:
+        seen.append(mine.read_bytes())
+        put(summary, '{"best": 3, "half": 1}')
+
+    assert site.sync(Meanwhile("summary.json", go_on, nth=2)).failed_count == 0
     assert seen == [old]
     site.assert_equal()
-
-
-def _both(*actions: object) -> object:
-    return lambda: [action() for action in actions if callable(action)]
 
 
 def test_json_that_stays_invalid_is_accepted_when_it_is_read_twice(site: Site) -> None:

@@ -15,7 +15,7 @@ from runicorn.errors import CancelledError, MirrorError, RunicornError, StallErr
 from runicorn.remote_storage import SyncOptions, synchronize
 from runicorn.remote_storage.report import BytesReceived, FileDone, FileFailed
 from runicorn.remote_storage.state import MirrorState
-from runicorn.remote_storage.transport import LocalTransport, Open, Read, StatusCode
+from runicorn.remote_storage.transport import LocalTransport, Open, Operation, Read, StatusCode
 from testbed.trees import make_tree
 from tests.remote_storage.helpers import (
     OLD,
@@ -132,20 +132,30 @@ def test_file_that_fails_in_a_walk_is_counted_once(site: Site) -> None:
 
 
 def test_status_that_vanishes_in_a_walk_is_counted_once(site: Site) -> None:
-    gone = Meanwhile("status.json", lambda: (site.root / RUN / "status.json").unlink())
+    gone = Meanwhile("status.json", (site.root / RUN / "status.json").unlink)
     report = site.sync(gone, method="walk")
     assert (report.failed_count, report.vanished_count) == (0, 1)
 
 
+class ChangingFile(Relay):
+    """A file that is another one before each read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.count = path, 0
+
+    def before(self, operation: Operation) -> None:
+        if isinstance(operation, Read) and self.path_of(operation) == str(self.path):
+            self.count += 1
+            self.path.write_bytes(b"x" * self.count)
+
+
 def test_file_that_changes_at_each_read_fails_alone(site: Site) -> None:
-    changes = iter(range(1000))
-    busy = Meanwhile(
-        "summary.json", lambda: put(site.root / SUMMARY, "x" * next(changes), OLD + next(changes)), Read
-    )
-    busy.before = lambda _operation: busy.action()  # type: ignore[method-assign]
-    report = site.sync(busy)
+    changing = ChangingFile(site.root / SUMMARY)
+    report = site.sync(changing)
     assert (report.failed_count, report.files_synced) == (1, 5)
     assert report.failed[0].path == SUMMARY
+    assert changing.count >= 3
     assert not (site.mirror / SUMMARY).exists()
 
 
@@ -352,8 +362,8 @@ def test_sync_cancelled_while_it_waits_to_try_again_ends(site: Site, monkeypatch
         if isinstance(event, FileFailed):
             cancel.set()
 
+    refusing = Refuse("summary.json", StatusCode.FAILURE)
     with pytest.raises(CancelledError):
-        refusing = Refuse("summary.json", StatusCode.FAILURE)
         synchronize(refusing, str(site.root), site.mirror, SyncOptions(), watch, cancel)
     assert len(run_files(site.mirror)) == 5
 
