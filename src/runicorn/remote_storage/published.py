@@ -221,15 +221,18 @@ def _read_artefact(artefact: _Artefact, handle: Handle, known: tuple[Identity | 
 
 def _read_whole(handle: Handle, stream: BinaryIO, name: str) -> Part[int]:
     """Most manifests come with the first batch; only a large one costs more round trips."""
-    reads = [Read(handle, index * MAX_READ, MAX_READ) for index in range(READS_AT_FIRST)]
+    reads = [Read(handle, index * MAX_READ, MAX_READ, once=True) for index in range(READS_AT_FIRST)]
     first, *answers = yield [Fstat(handle), *reads]
     size = cast(Attributes, checked(first, name)).size
     if size is None or size > MAX_COMPRESSED:
         raise UnsafeError(f"the manifest has {size} bytes; at most {MAX_COMPRESSED} are read")
     end = 0
     for answer in answers:
-        end += stream.write(cast(bytes, checked(answer, name)))
-    if end == READS_AT_FIRST * MAX_READ and end < size:
+        data = cast(bytes, checked(answer, name))
+        end += stream.write(data)
+        if len(data) < MAX_READ:
+            break
+    if end < size:
         end = yield from read_all(handle, name, end, size, lambda data, _: _ignore(stream.write(data)))
     yield [Close(handle)]
     return end

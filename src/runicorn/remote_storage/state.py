@@ -231,20 +231,25 @@ class MirrorState:
             lineage, epoch = self._get("lineage") or (None, 0)
             return lineage, int(epoch)
 
-    def enter_lineage(self, lineage: str | None, source: str | None = None) -> int:
+    def enter_lineage(self, lineage: str | None, source: str = "") -> int:
         """Take note of the lineage of what is synced now.
 
         Args:
-            lineage: None when it is not known.
-            source: what tells the root of one walk from that of another.
+            lineage: None when it is not known, after a walk.
+            source: what tells one root from another when there is no lineage.
 
         Returns:
-            The number of its epoch: files listed in another epoch are never removed.
+            The number of its epoch: files listed in another epoch are never removed. After a walk of
+            a mirror that has a lineage, that is the lineage's epoch when the source is the same as
+            the lineage's, and otherwise 0, an epoch of nobody.
         """
         known, epoch = self.lineage
-        if epoch == 0 or known != lineage or self._get("walked_source") != source:
+        known_source = self._get("source") or ""
+        if lineage is None and known is not None:
+            return epoch if source and source == known_source else 0
+        if epoch == 0 or known != lineage or (lineage is None and known_source != source):
             epoch += 1
-            self._write([("lineage", (lineage, epoch)), ("walked_source", source)])
+        self._write([("lineage", (lineage, epoch)), ("source", source)])
         return epoch
 
     def _write(self, values: Iterable[tuple[str, Any]]) -> None:

@@ -309,14 +309,10 @@ class _Sync:
         return intact
 
     def _epoch(self, listing: Listing) -> int:
-        lineage, epoch = self._state.lineage
-        if listing.identity is None and lineage is not None:
-            return 0  # a walk cannot tell whether it saw the same root
         if self._options.dry_run:
-            return epoch
-        if listing.identity is None:
-            return self._state.enter_lineage(None, source=self._options.source)
-        return self._state.enter_lineage(listing.identity.lineage)
+            return self._state.lineage[1]
+        lineage = listing.identity.lineage if listing.identity is not None else None
+        return self._state.enter_lineage(lineage, self._options.source)
 
     # -- planning --------------------------------------------------------------------------
 

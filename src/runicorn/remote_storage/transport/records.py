@@ -93,6 +93,7 @@ class Request:
         "kind",
         "length",
         "offset",
+        "once",
         "path",
         "piece",
         "raw",
@@ -122,6 +123,7 @@ class Request:
         self.offset = 0
         self.length = 0
         self.piece = 0
+        self.once = False
         self.gather: Gather | None = None
 
     def set_range(self, offset: int, length: int, piece: int) -> None:

@@ -267,6 +267,7 @@ class Session:
             request = Request(Kind.READ, job, index, handle.path, handle.value, handle=handle)
             request.set_range(read.offset + done, length, number)
             request.gather = gather
+            request.once = read.once
             self._ready.append(request)
 
     def _encode(self, request: Request) -> bytes:
@@ -370,7 +371,7 @@ class Session:
         # Whoever gave less than there was once is asked whether a missing byte is the end.
         ends = not got or (last and got == request.length - 1 and not self._short_reads)
         if gather is None:
-            if got == request.length or ends:
+            if got == request.length or ends or request.once:
                 self._deliver(request, data)
                 return
             gather = request.gather = Gather(1)
