@@ -173,7 +173,7 @@ def test_third_party_imports() -> None:
         "remote_storage.manifest_sync": ["paramiko"],
         "remote_storage.selection": ["pathspec"],
         "remote_storage.service": ["paramiko"],
-        "remote_storage.sync": ["filelock"],
+        "remote_storage.opening": ["filelock"],
         "remote_storage.transport.paramiko_channel": ["paramiko"],
     }
 

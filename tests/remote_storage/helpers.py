@@ -20,9 +20,8 @@ from runicorn.errors import RequestError
 from runicorn.manifest import Manifest, ManifestGenerator, ManifestType
 from runicorn.manifest.model import FileEntry, Run
 from runicorn.remote_storage import Selection, SyncOptions, SyncReport, synchronize
-from runicorn.remote_storage.mirror import LocalFile
+from runicorn.remote_storage.known import Known, Listed, LocalFile
 from runicorn.remote_storage.report import FileDone
-from runicorn.remote_storage.state import Known, Listed
 from runicorn.remote_storage.transport import (
     Answer,
     FdChannel,

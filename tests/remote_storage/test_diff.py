@@ -22,8 +22,7 @@ from runicorn.remote_storage.diff import (
     may_be_prefix,
     plan_run,
 )
-from runicorn.remote_storage.mirror import LocalFile
-from runicorn.remote_storage.state import Known, Listed
+from runicorn.remote_storage.known import Known, Listed, LocalFile
 from tests.remote_storage.helpers import OLD, RUN, a_known, a_run, an_entry
 
 LOG = f"{RUN}/events.jsonl"

@@ -12,8 +12,10 @@ import pytest
 from runicorn.manifest.digest import BlockHasher, block_digest
 from runicorn.manifest.model import FileEntry
 from runicorn.remote_storage.knowledge import Knowledge
+from runicorn.remote_storage.known import Known, Listed
 from runicorn.remote_storage.mirror import Mirror
-from runicorn.remote_storage.state import Known, Listed, MirrorState, OpenMirror
+from runicorn.remote_storage.opening import OpenMirror
+from runicorn.remote_storage.state import MirrorState
 from tests.remote_storage.helpers import RUN, a_run, an_entry, lines, put
 
 LOG = f"{RUN}/events.jsonl"

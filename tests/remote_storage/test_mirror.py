@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from runicorn.errors import DiskFullError, MirrorError
 from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher
-from runicorn.remote_storage.mirror import Mirror, mirror_error, record_steps
+from runicorn.remote_storage.disk_errors import mirror_error
+from runicorn.remote_storage.mirror import Mirror
+from runicorn.remote_storage.records import record_steps
 from tests.remote_storage.helpers import RUN, lines, names, put, run_files
 
 LOG = f"{RUN}/events.jsonl"

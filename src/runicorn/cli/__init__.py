@@ -89,6 +89,12 @@ def _report(error: RunicornError) -> int:
     return error.exit_code
 
 
+def _forget_interrupt() -> None:
+    """Python ends by SIGINT, whatever the exit code, when Ctrl-C hit it in the middle of an `exec` of
+    text, as making a dataclass does; the next such text clears its mind."""
+    eval("0")  # noqa: S307
+
+
 def _close_output() -> None:
     """The reader of our output is gone: let the interpreter not fail on it again."""
     nothing = os.open(os.devnull, os.O_WRONLY)
@@ -112,6 +118,7 @@ def _guarded(argv: Sequence[str] | None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         _say("stopped")
+        _forget_interrupt()
         return INTERRUPTED
     except BrokenPipeError:
         _close_output()

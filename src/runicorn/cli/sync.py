@@ -22,9 +22,9 @@ from runicorn.manifest.rules import escape
 
 if TYPE_CHECKING:
     from runicorn.remote_storage.diff import SyncPlan
+    from runicorn.remote_storage.options import SyncOptions
     from runicorn.remote_storage.report import Event, SyncReport
     from runicorn.remote_storage.source import Source
-    from runicorn.remote_storage.sync import SyncOptions
     from runicorn.remote_storage.transport import SshConnection, Transport
 
 SSH_VARIABLE = "RUNICORN_SSH"
@@ -322,6 +322,8 @@ def command(source: str, mirror: Path | None, **options: Any) -> int:
         parsed = parse_source(source)
         if parsed.is_local:
             parsed = replace(parsed, path=os.path.abspath(parsed.path))
+        elif parsed.port is None:
+            parsed = replace(parsed, port=ssh.port)
         settings = _sync_options(options, parsed)
         return _run_sync(parsed, mirror or _default_mirror(parsed), settings, ssh, output)
     except RunicornError as error:
@@ -333,8 +335,8 @@ def command(source: str, mirror: Path | None, **options: Any) -> int:
 
 
 def _sync_options(options: dict[str, Any], source: Source) -> SyncOptions:
+    from runicorn.remote_storage.options import SyncOptions
     from runicorn.remote_storage.selection import Selection
-    from runicorn.remote_storage.sync import SyncOptions
 
     return SyncOptions(
         method=options["method"],

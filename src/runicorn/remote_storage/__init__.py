@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from runicorn.remote_storage.cache import LocalCacheManager
     from runicorn.remote_storage.manifest_sync import ManifestSyncClient
+    from runicorn.remote_storage.options import SyncOptions
     from runicorn.remote_storage.report import SyncReport
     from runicorn.remote_storage.selection import Selection
     from runicorn.remote_storage.service import MetadataSyncService, SyncProgress
-    from runicorn.remote_storage.sync import SyncOptions, SyncResult, synchronize
+    from runicorn.remote_storage.sync import SyncResult, synchronize
 
 __all__ = [
     "LocalCacheManager",
@@ -33,7 +34,7 @@ _MODULES = {
     "ManifestSyncClient": "manifest_sync",
     "MetadataSyncService": "service",
     "Selection": "selection",
-    "SyncOptions": "sync",
+    "SyncOptions": "options",
     "SyncProgress": "service",
     "SyncReport": "report",
     "SyncResult": "sync",

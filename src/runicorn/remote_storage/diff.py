@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from runicorn.manifest.digest import BLOCK_SIZE, block_digest
 from runicorn.manifest.model import FileEntry, Run
-from runicorn.remote_storage.state import Known, Listed
+from runicorn.remote_storage.known import Known, Listed
 
 YOUNG = 2.0
 """Seconds that have to lie between two looks at a file whose time is told in whole seconds."""

@@ -18,7 +18,7 @@ from runicorn.errors import ChangedError, DamagedError, DiskFullError, RequestEr
 from runicorn.manifest import rules
 from runicorn.manifest.digest import BlockHasher, block_digest
 from runicorn.manifest.model import FileEntry
-from runicorn.remote_storage.state import Listed
+from runicorn.remote_storage.known import Listed
 from runicorn.remote_storage.transport.base import (
     MAX_READ,
     Answer,

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 
 from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher, block_digest
 from runicorn.manifest.model import FileEntry, Run
-from runicorn.remote_storage.mirror import LocalFile
-from runicorn.remote_storage.state import Known, OpenMirror
+from runicorn.remote_storage.known import Known, LocalFile
+from runicorn.remote_storage.opening import OpenMirror
 
 
 class Knowledge:

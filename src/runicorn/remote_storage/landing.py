@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher
-from runicorn.remote_storage.mirror import Mirror, StagedFile
+from runicorn.remote_storage.mirror import Mirror
+from runicorn.remote_storage.staging import StagedFile
 
 IN_MEMORY = 256 * 1024
 """Bytes up to which a download is kept in memory."""

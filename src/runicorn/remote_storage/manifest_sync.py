@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from runicorn.errors import CancelledError, UsageError
+from runicorn.remote_storage.options import SyncOptions
 from runicorn.remote_storage.report import Event, FileDone, Observer, TransferStarted
-from runicorn.remote_storage.sync import SyncOptions, synchronize
+from runicorn.remote_storage.sync import synchronize
 from runicorn.remote_storage.transport import open_beside
 from runicorn.remote_storage.transport.base import Traffic, Transport
 

@@ -7,21 +7,23 @@ record boundaries, so that not even a killed process leaves half a record (laws 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import secrets
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from runicorn.errors import DiskFullError, MirrorError
+from runicorn.errors import MirrorError
 from runicorn.manifest import rules
 from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher
+from runicorn.remote_storage.disk_errors import mirror_error
+from runicorn.remote_storage.known import LocalFile
+from runicorn.remote_storage.records import append_records
+from runicorn.remote_storage.staging import FILE_FLAGS, StagedFile, signature_of
 
 STATE_FOLDER = rules.ARTEFACT_FOLDER
 STAGING_FOLDER = "staging"
@@ -29,100 +31,8 @@ PARTIAL_SUFFIX = ".partial"
 
 _MAX_OPEN_FOLDERS = 128
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _CHUNK = 1024 * 1024
-_APPEND_STEP = 4096
-_LONGEST_HELD_RECORD = 64 * 1024 * 1024
 _PARTIAL_LIFE = 7 * 86400.0
-
-
-@dataclass(frozen=True, slots=True)
-class LocalFile:
-    """What tells whether a file of the mirror is still the one that was written.
-
-    Attributes:
-        size: bytes.
-        mtime_ns: nanoseconds since the epoch.
-        inode: number of the file within its file system.
-    """
-
-    size: int
-    mtime_ns: int
-    inode: int
-
-
-def _signature(status: os.stat_result) -> LocalFile:
-    return LocalFile(status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-def mirror_error(error: OSError, path: str = "") -> MirrorError:
-    """The one place that maps failures of the mirror's file system."""
-    what = rules.escape(path) or "the mirror"
-    reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(f"cannot write {what}: {reason}", path=path)
-    if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        reason = "a link or a file is in the place of a folder"
-    elif error.errno in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST):
-        reason = "a folder is in the place of a file"
-    return MirrorError(
-        f"cannot write {what}: {reason}", path=path, hint="look at what lies there in the mirror"
-    )
-
-
-class StagedFile:
-    """A file that has no name in the mirror yet. It is open only while it is worked on: hundreds of
-    downloads may be under way at once."""
-
-    def __init__(self, folder_fd: int, name: str) -> None:
-        self._folder_fd = folder_fd
-        self.name = name
-
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[int]:
-        """The file, open for reading and writing."""
-        fd = os.open(self.name, os.O_RDWR | _FILE_FLAGS, dir_fd=self._folder_fd)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-
-    @property
-    def size(self) -> int:
-        """Bytes written so far."""
-        return os.stat(self.name, dir_fd=self._folder_fd, follow_symlinks=False).st_size
-
-    def write(self, data: bytes | memoryview, offset: int) -> None:
-        """Write all of ``data`` at ``offset`` (bytes)."""
-        with self.opened() as fd:
-            write_all(fd, data, offset)
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Bytes written before; fewer at the end."""
-        with self.opened() as fd:
-            return os.pread(fd, length, offset)
-
-    def cut(self, size: int) -> None:
-        """Forget what lies behind ``size`` bytes."""
-        with self.opened() as fd:
-            os.ftruncate(fd, size)
-
-    def finish(self, mtime_ns: int, flush: Callable[[int], None]) -> LocalFile:
-        """Give it its time, and say what it will look like in the mirror.
-
-        Args:
-            mtime_ns: nanoseconds since the epoch.
-            flush: is given the open file after its last byte was written.
-        """
-        with self.opened() as fd:
-            return finish_file(fd, mtime_ns, flush)
-
-    def discard(self) -> None:
-        """Remove it."""
-        try:
-            os.unlink(self.name, dir_fd=self._folder_fd)
-        except FileNotFoundError:
-            return
 
 
 class Mirror:
@@ -246,7 +156,7 @@ class Mirror:
                     self._list_inner(fd, entry.name, inner + "/", found)
             elif entry.is_file(follow_symlinks=False):
                 try:
-                    found[inner] = _signature(entry.stat(follow_symlinks=False))
+                    found[inner] = signature_of(entry.stat(follow_symlinks=False))
                 except FileNotFoundError:
                     continue
 
@@ -266,7 +176,7 @@ class Mirror:
         stem = secrets.token_hex(6)
         fd = os.open(
             f"{stem}-\u00e9",
-            os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE_FLAGS,
+            os.O_WRONLY | os.O_CREAT | os.O_EXCL | FILE_FLAGS,
             0o600,
             dir_fd=self._staging_fd,
         )
@@ -285,7 +195,7 @@ class Mirror:
             OSError: it does not exist or is not a regular file.
         """
         folder, _, name = path.rpartition("/")
-        fd = os.open(name, flags | _FILE_FLAGS, dir_fd=self.folder_fd(folder))
+        fd = os.open(name, flags | FILE_FLAGS, dir_fd=self.folder_fd(folder))
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise OSError(errno.EISDIR, "not a regular file")
@@ -315,7 +225,7 @@ class Mirror:
     def signature(self, path: str) -> LocalFile:
         """What a file of the mirror looks like now."""
         folder, _, name = path.rpartition("/")
-        return _signature(os.stat(name, dir_fd=self.folder_fd(folder), follow_symlinks=False))
+        return signature_of(os.stat(name, dir_fd=self.folder_fd(folder), follow_symlinks=False))
 
     def prefix_hasher(self, path: str, size: int, full_hashes: list[bytes]) -> BlockHasher:
         """A hasher that has taken the first ``size`` bytes of a log, of which only the last block
@@ -345,7 +255,7 @@ class Mirror:
             name, flags = secrets.token_hex(12), os.O_EXCL
         else:
             name, flags = key + PARTIAL_SUFFIX, 0
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | flags | _FILE_FLAGS, 0o666, dir_fd=self._staging_fd)
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | flags | FILE_FLAGS, 0o666, dir_fd=self._staging_fd)
         os.close(fd)
         return StagedFile(self._staging_fd, name)
 
@@ -430,8 +340,8 @@ class Mirror:
         except OSError as error:
             raise mirror_error(error, path) from error
         try:
-            _require_same(path, _signature(os.fstat(fd)), expected)
-            _append_records(fd, expected.size, data)
+            _require_same(path, signature_of(os.fstat(fd)), expected)
+            append_records(fd, expected.size, data)
         except OSError as error:
             os.close(fd)
             raise mirror_error(error, path) from error
@@ -483,55 +393,3 @@ def _exists(name: str, folder_fd: int) -> bool:
 def _require_same(path: str, now: LocalFile, expected: LocalFile) -> None:
     if (now.size, now.inode) != (expected.size, expected.inode):
         raise MirrorError(f"{rules.escape(path)} was changed by another program meanwhile", path=path)
-
-
-def _append_records(fd: int, offset: int, data: Iterator[bytes]) -> None:
-    for step in record_steps(data):
-        try:
-            write_all(fd, step, offset)
-        except BaseException:
-            os.ftruncate(fd, offset)
-            raise
-        offset += len(step)
-
-
-def finish_file(fd: int, mtime_ns: int, flush: Callable[[int], None]) -> LocalFile:
-    """Set the time of an open file that is complete, flush it, and say what it looks like now."""
-    os.utime(fd, ns=(mtime_ns, mtime_ns))
-    flush(fd)
-    return _signature(os.fstat(fd))
-
-
-def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
-    """Write all of ``data`` at ``offset`` (bytes) of an open file."""
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(fd, view, offset)
-        view, offset = view[done:], offset + done
-
-
-def record_steps(data: Iterator[bytes]) -> Iterator[bytes]:
-    """Cut the bytes of a log into single writes that each end with a record.
-
-    A killed process has done any number of its writes, and systems do a write of a page or less whole or
-    not at all; a longer record can be torn by a kill in the very moment of its write, and the next sync
-    goes on behind what is there. What follows the last newline comes last.
-    """
-    held = b""
-    for chunk in data:
-        held += chunk
-        start = 0
-        while len(held) - start > _APPEND_STEP:
-            end = held.rfind(b"\n", start, start + _APPEND_STEP) + 1 or held.find(b"\n", start) + 1
-            if not end and len(held) - start > _LONGEST_HELD_RECORD:
-                end = len(held)
-            if not end:
-                break
-            yield held[start:end]
-            start = end
-        held = held[start:]
-    end = held.rfind(b"\n") + 1
-    if end:
-        yield held[:end]
-    if end < len(held):
-        yield held[end:]

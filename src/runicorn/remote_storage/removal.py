@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from runicorn.errors import MirrorError
 from runicorn.manifest import rules
 from runicorn.manifest.model import ManifestType
 from runicorn.remote_storage.diff import Gone, SyncPlan
 from runicorn.remote_storage.mirror import Mirror
+from runicorn.remote_storage.options import SyncOptions
 from runicorn.remote_storage.published import Listing
 from runicorn.remote_storage.report import Failure, SyncReport
 from runicorn.remote_storage.selection import Selection
 from runicorn.remote_storage.state import MirrorState
-
-if TYPE_CHECKING:
-    from runicorn.remote_storage.sync import SyncOptions
 
 
 def find_gone(state: MirrorState, listing: Listing, selection: Selection) -> list[Gone]:

@@ -11,7 +11,7 @@ from runicorn.errors import CancelledError, RunicornError, UsageError
 from runicorn.manifest.rules import escape
 from runicorn.remote_storage.cache import LocalCacheManager
 from runicorn.remote_storage.manifest_sync import ManifestSyncClient, ProgressCallback
-from runicorn.remote_storage.sync import AUTO, WALK, SyncOptions
+from runicorn.remote_storage.options import AUTO, WALK, SyncOptions
 from runicorn.remote_storage.transport.base import Transport
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class MetadataSyncService:
         self._syncing = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._calling_back: threading.Thread | None = None
 
     def add_progress_callback(self, callback: ProgressCallback) -> None:
         """Have a function called after each file, in the thread that syncs."""
@@ -155,7 +156,7 @@ class MetadataSyncService:
         if thread is None:
             return
         self._stop.set()
-        if thread is threading.current_thread():
+        if threading.current_thread() in (thread, self._calling_back):
             return
         thread.join(_STOP_TIMEOUT)
         if thread.is_alive():
@@ -176,8 +177,12 @@ class MetadataSyncService:
 
     def _on_progress(self, completed: int, total: int, current_file: str) -> None:
         self._update(completed=completed, total=total, current_file=current_file)
-        for callback in list(self._callbacks):
-            callback(completed, total, current_file)
+        self._calling_back = threading.current_thread()
+        try:
+            for callback in list(self._callbacks):
+                callback(completed, total, current_file)
+        finally:
+            self._calling_back = None
 
     def _update(self, **changes: Any) -> None:
         with self._guard:

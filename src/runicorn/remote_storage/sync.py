@@ -9,96 +9,47 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import shutil
 import sqlite3
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from runicorn.errors import (
     CancelledError,
     DamagedError,
     DiskFullError,
-    MirrorBusyError,
     MirrorError,
     NoManifestError,
     NoSuchRootError,
     RequestError,
-    UsageError,
 )
 from runicorn.manifest.model import Run
 from runicorn.manifest.rules import escape
 from runicorn.remote_storage.collisions import NameClaims
 from runicorn.remote_storage.diff import Note, SyncPlan, Transfer, plan_run
+from runicorn.remote_storage.disk_errors import mirror_error
 from runicorn.remote_storage.knowledge import Knowledge
-from runicorn.remote_storage.mirror import STATE_FOLDER, Mirror, mirror_error
+from runicorn.remote_storage.known import Cursor, Listed
+from runicorn.remote_storage.opening import OpenMirror, open_mirror
+from runicorn.remote_storage.options import MANIFEST, WALK, SyncOptions
 from runicorn.remote_storage.published import Listing, read_published
 from runicorn.remote_storage.removal import find_gone, reason_to_keep, remove_gone
 from runicorn.remote_storage.report import ListingRead, Observer, SyncReport, TransferStarted, ignore
-from runicorn.remote_storage.selection import Selection
-from runicorn.remote_storage.state import Cursor, Listed, MirrorState, OpenMirror, is_damage
+from runicorn.remote_storage.state import is_damage
 from runicorn.remote_storage.transfer import Transferer
 from runicorn.remote_storage.transport.base import Job, Stat, Transport
 from runicorn.remote_storage.walk import Walker
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest"
-WALK = "walk"
-AUTO = "auto"
-METHODS = (AUTO, MANIFEST, WALK)
-
 FOLDERS_LOOKED_AT = 2000
 """Run folders of the mirror that a sync without news compares with its records: more would make its
 cost grow with the mirror; the next sync looks at the next ones."""
 
-_STATE_FILE = "state.db"
-_LOCK_FILE = "sync.lock"
 _STATUS_FILE = "status.json"
 _MAX_STATUS = 1024 * 1024
-
-
-@dataclass(frozen=True)
-class SyncOptions:
-    """How a sync is done.
-
-    Attributes:
-        method: ``auto`` (the best way that works), ``manifest`` or ``walk`` (that one or none).
-        selection: what is synced.
-        delete: whether files that the server removed are removed here (law 4).
-        force_delete: leave to remove more than half of the mirror.
-        source: what tells this root from every other one: host, port and path. Without it nothing is
-            removed on account of a walk, which has no lineage to go by.
-        dry_run: plan only; nothing is written.
-        lock_timeout: how long to wait for another sync of the same mirror, seconds.
-    """
-
-    method: str = AUTO
-    selection: Selection = field(default_factory=Selection)
-    delete: bool = False
-    force_delete: bool = False
-    source: str = ""
-    dry_run: bool = False
-    lock_timeout: float = 5.0
-
-    def check(self) -> None:
-        """Refuse what means nothing.
-
-        Raises:
-            UsageError: a value is out of bounds.
-        """
-        if self.method not in METHODS:
-            raise UsageError(f"there is no method {self.method!r}; it is one of {', '.join(METHODS)}")
-        if self.lock_timeout < 0:
-            raise UsageError("the time to wait for the mirror cannot be negative")
-        if self.force_delete and not self.delete:
-            raise UsageError("--force-delete needs --delete")
-        self.selection.check()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +93,7 @@ def synchronize(
     clock = time.monotonic()
     before = transport.traffic
     with _mapped_failures(), contextlib.ExitStack() as stack:
-        mirror = _open_mirror(stack, mirror_root, options)
+        mirror = open_mirror(stack, mirror_root, options)
         stop = cancel or threading.Event()
         sync = _Sync(transport, remote_root.rstrip("/"), mirror, options, observer, stop)
         plan = _run_through_damage(sync, mirror, options)
@@ -172,52 +123,6 @@ def _run_through_damage(sync: _Sync, mirror: OpenMirror, options: SyncOptions) -
         return sync.run()
 
 
-def _open_mirror(stack: contextlib.ExitStack, root: Path, options: SyncOptions) -> OpenMirror:
-    database = root / STATE_FOLDER / _STATE_FILE
-    scratch = root
-    if options.dry_run:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runicorn-")))
-        root = root if root.exists() else scratch
-    tree = stack.enter_context(Mirror(root, read_only=options.dry_run))
-    for name in (_LOCK_FILE, _STATE_FILE, *(f"{_STATE_FILE}{suffix}" for suffix in ("-wal", "-shm"))):
-        tree.require_plain(f"{STATE_FOLDER}/{name}")
-    if options.dry_run:
-        database = _copy_of_state(database, scratch)
-    else:
-        stack.enter_context(_locked(root / STATE_FOLDER / _LOCK_FILE, options.lock_timeout))
-        tree.sweep_staging()
-    return OpenMirror(tree, stack.enter_context(MirrorState(database)))
-
-
-def _copy_of_state(database: Path, folder: Path) -> Path:
-    """SQLite writes beside a database even when it only reads; a copy can be torn, and is lost then."""
-    for part in (database, database.with_name(f"{database.name}-wal")):
-        try:
-            shutil.copyfile(part, folder / part.name)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise MirrorError(f"cannot read the state of the mirror: {error.strerror}") from error
-    return folder / database.name
-
-
-@contextlib.contextmanager
-def _locked(path: Path, timeout: float) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.warning("another sync works on this mirror; waiting up to %g s", timeout)
-        try:
-            lock.acquire(timeout=timeout)
-        except Timeout as error:
-            raise MirrorBusyError(f"another sync works on the mirror {path.parent.parent}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 class _Sync:
     """The steps of one sync."""
 
@@ -240,6 +145,7 @@ class _Sync:
         self._cancel = cancel
         self._knowledge = Knowledge(mirror)
         self._tried: set[str] = set()
+        self._refused: set[str] = set()
         self.report = SyncReport(dry_run=options.dry_run)
 
     def run(self) -> SyncPlan | None:
@@ -257,7 +163,8 @@ class _Sync:
             self._move_cursor(listing)
             return None
         epoch = self._epoch(listing)
-        plan = SyncPlan()
+        plan = SyncPlan(held_files=self._state.count())
+        self._refuse_collisions(listing)
         if report.method == WALK:
             self._sync_statuses(listing, epoch)
         self._plan_runs(listing, plan, epoch)
@@ -316,31 +223,29 @@ class _Sync:
 
     # -- planning --------------------------------------------------------------------------
 
+    def _refuse_collisions(self, listing: Listing) -> None:
+        """Fail what this disk cannot hold beside another file, before anything is written in its place."""
+        if self._options.dry_run or not self._mirror.takes_names_for_the_same():
+            return
+        claims, wants = NameClaims(), self._options.selection.wants
+        for entry in (entry for run in listing.runs for entry in run.files if wants(run, entry)):
+            first = claims.claim(entry.path)
+            if first is not None:
+                self._refused.add(entry.path)
+                reason = f"this disk cannot hold it beside {escape(first)}: the names look the same to it"
+                self.report.fail(entry.path, reason)
+
     def _plan_runs(self, listing: Listing, plan: SyncPlan, epoch: int) -> None:
-        claims = (
-            NameClaims() if not self._options.dry_run and self._mirror.takes_names_for_the_same() else None
-        )
         for run in listing.runs:
-            self._plan_run(run if claims is None else self._without_collisions(run, claims), plan, epoch)
+            self._plan_run(run, plan, epoch)
         plan.put_in_order()
-        plan.held_files = self._state.count()
         plan.gone = find_gone(self._state, listing, self._options.selection)
         self.report.total_files = plan.listed_files
         self.report.total_bytes = plan.listed_bytes
 
-    def _without_collisions(self, run: Run, claims: NameClaims) -> Run:
-        kept = []
-        for entry in run.files:
-            first = claims.claim(entry.path) if self._options.selection.wants(run, entry) else None
-            if first is None:
-                kept.append(entry)
-            else:
-                reason = f"this disk cannot hold it beside {escape(first)}: the names look the same to it"
-                self.report.fail(entry.path, reason)
-        return replace(run, files=tuple(kept))
-
     def _plan_run(self, run: Run, plan: SyncPlan, epoch: int) -> None:
-        entries = [entry for entry in run.files if self._options.selection.wants(run, entry)]
+        wants, refused = self._options.selection.wants, self._refused
+        entries = [entry for entry in run.files if wants(run, entry) and entry.path not in refused]
         if not entries:
             return
         self._check()

@@ -23,11 +23,13 @@ from runicorn.manifest.digest import BLOCK_SIZE, block_digest
 from runicorn.manifest.model import FileEntry, Run
 from runicorn.remote_storage import fetch
 from runicorn.remote_storage.diff import Append, Fetch, Transfer
+from runicorn.remote_storage.disk_errors import mirror_error
 from runicorn.remote_storage.durability import Barrier
+from runicorn.remote_storage.known import Known, Listed, LocalFile
 from runicorn.remote_storage.landing import Landing
-from runicorn.remote_storage.mirror import LocalFile, StagedFile, finish_file, mirror_error
+from runicorn.remote_storage.opening import OpenMirror
 from runicorn.remote_storage.report import BytesReceived, FileDone, FileFailed, Observer, SyncReport
-from runicorn.remote_storage.state import Known, Listed, OpenMirror
+from runicorn.remote_storage.staging import StagedFile, finish_file
 from runicorn.remote_storage.transport.base import Job, Transport
 
 RESUME_FROM = 8 * 1024 * 1024

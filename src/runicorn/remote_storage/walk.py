@@ -118,6 +118,7 @@ class Walker:
         opened = cast(Handle, handle)
         names: dict[str, DirectoryEntry] = {}
         while True:
+            self._check()
             answers = yield [ReadDir(opened)] * _READS_AT_ONCE
             for answer in answers:
                 if isinstance(answer, RequestError):
@@ -134,7 +135,7 @@ class Walker:
         if not names and self._lists_itself:
             # OpenSSH leaves out what it may not look at, `.` among it: the folder only looks empty.
             self._hidden(folder)
-        listed[folder] = list(names.values())
+        listed[folder] = [entry for entry in names.values() if self._has_kind(folder, entry)]
 
     def _count(self, names: int) -> None:
         self._names += names
@@ -151,6 +152,13 @@ class Walker:
     def _hidden(self, path: str) -> None:
         self._problems.append((rules.escape(path), ProblemKind.UNREADABLE))
 
+    def _has_kind(self, folder: str, entry: DirectoryEntry) -> bool:
+        if entry.attributes.mode is not None:
+            return True
+        if not rules.is_hidden(entry.name):
+            self._hidden(_joined(folder, entry.name))
+        return False
+
     def _safe(self, folder: str, entry: DirectoryEntry) -> bool:
         if entry.name in (".", "..") or rules.is_hidden(entry.name):
             return False
@@ -162,11 +170,9 @@ class Walker:
     def _subfolders(self, folder: str, entries: Iterable[DirectoryEntry]) -> list[str]:
         found = []
         for entry in entries:
-            path = f"{folder}/{entry.name}" if folder else entry.name
+            path = _joined(folder, entry.name)
             kind = stat.S_IFMT(entry.attributes.mode or 0)
-            if entry.attributes.mode is None and not rules.is_hidden(entry.name):
-                self._hidden(path)
-            elif kind == stat.S_IFLNK:
+            if kind == stat.S_IFLNK:
                 # It may lead anywhere or to a disk that is not there: what was below it is not gone.
                 self._links.append(rules.escape(path))
             elif kind == stat.S_IFDIR and self._safe(folder, entry):
@@ -258,9 +264,7 @@ class Walker:
         deeper = {}
         for entry in entries:
             mode = entry.attributes.mode or 0
-            if entry.attributes.mode is None and rules.media_belongs(entry.name):
-                self._hidden(f"{folder}/{entry.name}")
-            elif stat.S_ISDIR(mode):
+            if stat.S_ISDIR(mode):
                 if self._safe(folder, entry):
                     deeper[f"{folder}/{entry.name}"] = run
             elif rules.media_belongs(entry.name) and self._safe(folder, entry):
@@ -282,6 +286,10 @@ class Walker:
             problem_count=len(self._problems),
             total_experiments=len(runs),
         )
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
 
 
 def _entry(path: str, inner: str, attributes: Attributes) -> FileEntry | None:

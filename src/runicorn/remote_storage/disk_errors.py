@@ -1,0 +1,23 @@
+"""The one place that maps failures of the mirror's disk to our errors."""
+
+from __future__ import annotations
+
+import errno
+
+from runicorn.errors import DiskFullError, MirrorError
+from runicorn.manifest import rules
+
+
+def mirror_error(error: OSError, path: str = "") -> MirrorError:
+    """What a failure of the mirror's file system means for a path of the mirror, or for all of it."""
+    what = rules.escape(path) or "the mirror"
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(f"cannot write {what}: {reason}", path=path)
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        reason = "a link or a file is in the place of a folder"
+    elif error.errno in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST):
+        reason = "a folder is in the place of a file"
+    return MirrorError(
+        f"cannot write {what}: {reason}", path=path, hint="look at what lies there in the mirror"
+    )

@@ -1,0 +1,87 @@
+"""Files of the mirror that are being written: staged ones, and what their completion takes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+
+from runicorn.remote_storage.known import LocalFile
+
+FILE_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+"""No link is followed, and nothing that is no regular file makes anybody wait."""
+
+
+def signature_of(status: os.stat_result) -> LocalFile:
+    """What a file looks like, from what the system says of it."""
+    return LocalFile(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+class StagedFile:
+    """A file that has no name in the mirror yet. It is open only while it is worked on: hundreds of
+    downloads may be under way at once."""
+
+    def __init__(self, folder_fd: int, name: str) -> None:
+        self._folder_fd = folder_fd
+        self.name = name
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[int]:
+        """The file, open for reading and writing."""
+        fd = os.open(self.name, os.O_RDWR | FILE_FLAGS, dir_fd=self._folder_fd)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return os.stat(self.name, dir_fd=self._folder_fd, follow_symlinks=False).st_size
+
+    def write(self, data: bytes | memoryview, offset: int) -> None:
+        """Write all of ``data`` at ``offset`` (bytes)."""
+        with self.opened() as fd:
+            write_all(fd, data, offset)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes written before; fewer at the end."""
+        with self.opened() as fd:
+            return os.pread(fd, length, offset)
+
+    def cut(self, size: int) -> None:
+        """Forget what lies behind ``size`` bytes."""
+        with self.opened() as fd:
+            os.ftruncate(fd, size)
+
+    def finish(self, mtime_ns: int, flush: Callable[[int], None]) -> LocalFile:
+        """Give it its time, and say what it will look like in the mirror.
+
+        Args:
+            mtime_ns: nanoseconds since the epoch.
+            flush: is given the open file after its last byte was written.
+        """
+        with self.opened() as fd:
+            return finish_file(fd, mtime_ns, flush)
+
+    def discard(self) -> None:
+        """Remove it."""
+        try:
+            os.unlink(self.name, dir_fd=self._folder_fd)
+        except FileNotFoundError:
+            return
+
+
+def finish_file(fd: int, mtime_ns: int, flush: Callable[[int], None]) -> LocalFile:
+    """Set the time of an open file that is complete, flush it, and say what it looks like now."""
+    os.utime(fd, ns=(mtime_ns, mtime_ns))
+    flush(fd)
+    return signature_of(os.fstat(fd))
+
+
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of ``data`` at ``offset`` (bytes) of an open file."""
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, offset)
+        view, offset = view[done:], offset + done
