@@ -14,7 +14,7 @@ import pytest
 import runicorn.cli
 from runicorn import __version__
 from runicorn.cli import main
-from runicorn.cli.generate_manifest import size_text
+from runicorn.cli.units import size_text
 from runicorn.errors import RunicornError
 from runicorn.manifest import ManifestGenerator, read_manifest
 from tests.manifest.helpers import inside, make_run, temps, write
