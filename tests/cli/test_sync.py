@@ -349,12 +349,13 @@ FULL = """
 import errno, os
 NAME, LEFT = os.environ["FULL_NAME"], [int(os.environ["FULL_AT"])]
 REAL = getattr(os, NAME)
-def full(*arguments, **options):
-    LEFT[0] -= 1
-    if LEFT[0] <= 0:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return REAL(*arguments, **options)
-setattr(os, NAME, full)
+class Full:  # no function: as a class attribute of pathlib it must not become a method
+    def __call__(self, *arguments, **options):
+        LEFT[0] -= 1
+        if LEFT[0] <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return REAL(*arguments, **options)
+setattr(os, NAME, Full())
 """
 
 
