@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sys
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from runicorn.manifest.codec import encode_body, encode_header, encode_run
+from runicorn.manifest.codec import encode_header, encode_run
 from runicorn.manifest.model import FileEntry, Header, Identity, Manifest, ManifestType, Problem, Run
 
 A_FOLDER = "my_project/experiment_1/runs/20250101_120000_abc123"
@@ -84,6 +85,12 @@ MANIFEST = Manifest(HEADER, RUNS)
 def texts() -> tuple[bytes, bytes]:
     """Header and body."""
     return encode_header(HEADER), b"".join(encode_body(map(encode_run, RUNS)))
+
+
+def encode_body(lines: Iterable[str]) -> Iterator[bytes]:
+    """The text from the first run to the end, as the format document lays it out."""
+    yield ",\n".join(lines).encode("ascii")
+    yield b"\n]\n}\n"
 
 
 def packed(data: bytes) -> bytes:

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from runicorn.errors import DamagedError, RunicornError, UnsafeError, UnsupportedVersionError
 from runicorn.manifest import Manifest, read_manifest, reader
-from runicorn.manifest.codec import RUNS_LINE, encode_body, encode_header
+from runicorn.manifest.codec import RUNS_LINE, encode_header
 from runicorn.manifest.reader import ManifestReader, read_header
 from tests.manifest.helpers import a_header
-from tests.manifest.make_golden import MANIFEST, packed, texts
+from tests.manifest.make_golden import MANIFEST, encode_body, packed, texts
 
 TEXT = b"".join(texts())
 PACKED = b"".join(map(packed, texts()))

@@ -1,18 +1,16 @@
-"""Bytes <-> manifest. Writing is deterministic; reading trusts nothing (section Threat model).
+"""Manifest -> bytes, deterministic; the way back is `runicorn.manifest.reader`.
 
-A manifest is written and read run by run, so that neither side ever holds the whole text.
+A manifest is written run by run, so that nobody ever holds the whole text.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 from runicorn.manifest.model import FileEntry, Header, Problem, Run
 
-FORMAT_VERSION = "1.0"
 FORMAT_MAJOR = 1
 RUNS_LINE = b'"experiments": [\n'
 MAX_LISTED_PROBLEMS = 1000
@@ -73,16 +71,3 @@ def encode_header(header: Header) -> bytes:
     }
     lines = (f"{quoted(name)}: {json.dumps(value)},\n" for name, value in fields.items() if value is not None)
     return ("{\n" + "".join(lines)).encode("ascii") + RUNS_LINE
-
-
-def encode_body(lines: Iterator[str]) -> Iterator[bytes]:
-    """The text from the first run to the end.
-
-    Args:
-        lines: the runs, as `encode_run` gives them.
-    """
-    separator = ""
-    for line in lines:
-        yield f"{separator}{line}".encode("ascii")
-        separator = ",\n"
-    yield b"\n]\n}\n"

@@ -11,8 +11,6 @@ BLOCK_SIZE = 1024 * 1024
 HASH_SIZE = 32
 """Bytes of one hash."""
 
-EMPTY_HASH = hashlib.sha256().digest()
-
 
 def block_digest(hashes: Sequence[bytes]) -> str:
     """The digest of a log from the hashes of all its blocks (hex)."""
@@ -60,8 +58,4 @@ class BlockHasher:
         """The hashes of all blocks so far, the last and shorter one included."""
         if self._filled or not self._done:
             return [*self._done, self._block.digest()]
-        return list(self._done)
-
-    def full_hashes(self) -> list[bytes]:
-        """The hashes of the full blocks so far."""
         return list(self._done)

@@ -99,13 +99,6 @@ class FdChannel:
             if left <= 0:
                 raise stalled(timeout)
 
-    def close_write(self) -> None:
-        """Tell the other side that nothing more will be sent, where the descriptors are two."""
-        if not self._closed and self._write_fd not in (-1, self._read_fd):
-            self._either.unregister(self._write_fd)
-            os.close(self._write_fd)
-            self._write_fd = -1
-
     def close(self) -> None:
         """See `ByteChannel.close`."""
         if self._closed:
