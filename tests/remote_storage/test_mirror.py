@@ -183,11 +183,12 @@ def test_prefix_hasher_reads_the_last_block_only(mirror: Mirror) -> None:
     put(mirror.root / LOG, content)
     whole = BlockHasher()
     whole.update(content)
-    trusted = [bytes(32), *whole.full_hashes()[1:]]
+    full = whole.hashes()[:2]
+    trusted = [bytes(32), full[1]]
     for size in (0, 1, BLOCK_SIZE, BLOCK_SIZE + 7, 2 * BLOCK_SIZE, len(content)):
         expected = BlockHasher()
         expected.update(content[:size])
-        assert mirror.prefix_hasher(LOG, size, whole.full_hashes()).hashes() == expected.hashes()
+        assert mirror.prefix_hasher(LOG, size, full).hashes() == expected.hashes()
     assert mirror.prefix_hasher(LOG, len(content), trusted).hashes()[0] == bytes(32)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar, cast
 
 from runicorn.errors import ChangedError, DamagedError, DiskFullError, RequestError
@@ -51,7 +51,7 @@ class Content:
     Attributes:
         size: bytes.
         hashes: SHA-256 of a state file; of a log the hashes of its blocks.
-        listed: the description that the content belongs to: the entry's.
+        listed: the description that the content belongs to: the entry's, with the digest of what came.
         mtime_ns: time of last change on the server, nanoseconds since the epoch.
     """
 
@@ -191,8 +191,11 @@ def fetch_current(entry: FileEntry, remote: str, sink: Sink, most: int) -> Part[
     as_listed = size == entry.size and before.mtime == int(entry.mtime)
     if as_listed and entry.digest is not None and hashing.digest() != entry.digest:
         raise DamagedError("its content is not what was published", path=entry.path)
-    time = mtime_ns_of(entry) if as_listed else (before.mtime or 0) * 10**9
-    return Content(size, hashing.hashes(), Listed.of(entry), time)
+    if as_listed:
+        return Content(size, hashing.hashes(), Listed.of(entry), mtime_ns_of(entry))
+    # Under its own digest, so that a server which puts the listed content back is noticed.
+    listed = replace(Listed.of(entry), digest=hashing.digest() if entry.digest is not None else None)
+    return Content(size, hashing.hashes(), listed, (before.mtime or 0) * 10**9)
 
 
 def _wanted(entry: FileEntry, size: int) -> int:
