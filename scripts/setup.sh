@@ -48,7 +48,8 @@ debian_packages() {
 
 make_venv() {
   # One of another interpreter, or of one that has gone, is made again.
-  if [ "$("$1/bin/python" -VV 2>/dev/null)" = "$("$python" -VV)" ]; then return; fi
+  if [ "$("$1/bin/python" -VV 2>/dev/null)" = "$("$python" -VV)" ] \
+    && "$1/bin/python" -m pip --version >/dev/null 2>&1; then return; fi
   rm -rf "$1"
   "$python" -m venv "$1" || fail "$python could not make the virtual environment $1"
 }

@@ -383,8 +383,18 @@ def test_a_link_to_a_place_inside_is_passed_over(tmp_path: Path, place: str) -> 
     make_run(tmp_path, "target/n/runs/r")
     folder_link(tmp_path, place, tmp_path / "target")
     manifest = generate(tmp_path)
-    assert manifest.problems == ()
+    # What lies behind a link in a run is listed under no name of that run.
+    assert problems(manifest) == ([(place, "link")] if "/media" in place else [])
     assert {run.folder for run in manifest.experiments} <= {"target/n/runs/r", "p/n/runs/r0"}
+
+
+@pytest.mark.parametrize("target", ["archive/2024/r1", ".archive/r1", "p/n/elsewhere/r1", "not/there"])
+def test_a_link_to_a_place_inside_that_is_not_listed_is_a_problem(tmp_path: Path, target: str) -> None:
+    make_run(tmp_path, "p/n/runs/r0")
+    if target != "not/there":
+        make_run(tmp_path, target)
+    (tmp_path / "p/n/runs/r1").symlink_to(tmp_path / target)
+    assert problems(generate(tmp_path)) == [("p/n/runs/r1", "link")]
 
 
 def test_links_that_lead_nowhere_or_in_a_circle(tmp_path: Path) -> None:
@@ -394,7 +404,7 @@ def test_links_that_lead_nowhere_or_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "gone").symlink_to("/nonexistent/disk")
     (tmp_path / "note").symlink_to("/etc/hostname")
     manifest = generate(tmp_path)
-    assert problems(manifest) == [("gone", "link")]
+    assert problems(manifest) == [("circle", "link"), ("gone", "link")]
     assert len(paths(manifest)) == 5
 
 

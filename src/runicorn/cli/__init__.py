@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -97,14 +98,27 @@ def _forget_interrupt() -> None:
 
 def _close_output() -> None:
     """The reader of our output is gone: let the interpreter not fail on it again."""
+    if sys.stdout is None:
+        return
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, sys.stdout.fileno())
+
+
+def _output_failed(error: OSError) -> int:
+    """The result could not be written: its reader is gone, or the disk below it is full."""
+    if not isinstance(error, BrokenPipeError) and (error.errno != errno.ENOSPC or error.filename):
+        raise error
+    _close_output()
+    if not isinstance(error, BrokenPipeError):
+        _say(f"what was asked for is done, but the result cannot be written: {error.strerror}")
+    return 1
 
 
 def _run(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     result = group.main(arguments, prog_name=_PROGRAM, standalone_mode=False)
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     return result if isinstance(result, int) else 0
 
 
@@ -120,9 +134,8 @@ def _guarded(argv: Sequence[str] | None) -> int:
         _say("stopped")
         _forget_interrupt()
         return INTERRUPTED
-    except BrokenPipeError:
-        _close_output()
-        return 1
+    except OSError as error:
+        return _output_failed(error)
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
 

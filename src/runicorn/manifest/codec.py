@@ -14,6 +14,11 @@ from runicorn.manifest.model import FileEntry, Header, Problem, Run
 FORMAT_MAJOR = 1
 RUNS_LINE = b'"experiments": [\n'
 MAX_LISTED_PROBLEMS = 1000
+MAX_PROBLEM_TEXT = 1024**2
+"""Bytes of all listed problems together."""
+
+MAX_RUN = 64 * 1024**2
+"""Bytes of one run's text."""
 
 
 def encode_entry(entry: FileEntry) -> str:

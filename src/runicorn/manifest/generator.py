@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +15,18 @@ from typing import NamedTuple
 from runicorn._files import sweep_temps
 from runicorn._version import __version__
 from runicorn.errors import PublishError, UsageError
+from runicorn.manifest.checks import MAX_TIME
 from runicorn.manifest.generator_lock import LOCK_NAME, generator_lock, now_by_all_clocks
 from runicorn.manifest.identity import identity_after, identity_without_state
 from runicorn.manifest.model import Header, Identity, Manifest, ManifestType, Run
-from runicorn.manifest.publish import Body, standard_name, stored_headers, write_manifest
+from runicorn.manifest.publish import (
+    Body,
+    gz_path,
+    standard_name,
+    stored_header,
+    stored_headers,
+    write_manifest,
+)
 from runicorn.manifest.rules import ARTEFACT_FOLDER, escape
 from runicorn.manifest.scan import Found, Scanner
 from runicorn.manifest.scan_problems import Problems
@@ -65,6 +74,10 @@ class ManifestGenerator:
     ) -> None:
         if active_window_seconds < 0:
             raise UsageError("the active window cannot be negative")
+        if active_window_seconds > MAX_TIME:
+            raise UsageError(f"the active window cannot be longer than {MAX_TIME:.0f} seconds")
+        if not str(remote_root):
+            raise UsageError("the root has no name")
         if not lock_timeout >= 0:
             raise UsageError("the waiting time for the lock cannot be negative")
         self.remote_root = Path(os.path.abspath(remote_root))
@@ -106,12 +119,32 @@ class ManifestGenerator:
         if path.suffix == ".gz" or path.name in ("", LOCK_NAME):
             message = f"the manifest cannot be written to '{escape(str(path))}'"
             raise UsageError(message, hint="name a .json file; the compressed form is written beside it")
-        if path.is_dir():
-            raise PublishError(f"'{escape(str(path))}' is a folder", path=str(path))
+        if output_path is not None:
+            self._refuse_harm(path, manifest_type)
         return path
+
+    def _refuse_harm(self, path: Path, manifest_type: ManifestType) -> None:
+        """A path that somebody typed may name anything: only a manifest is ever replaced."""
+        shown = escape(str(path))
+        if path.is_dir() and not path.is_symlink():
+            raise PublishError(f"'{shown}' is a folder", path=str(path))
+        for each in (path, gz_path(path)):
+            if not os.path.lexists(each):
+                continue
+            header = None if each.is_symlink() else stored_header(each)
+            if header is None or header.manifest_type is not manifest_type:
+                raise UsageError(
+                    f"'{escape(str(each))}' is no {manifest_type.value} manifest: it is not replaced"
+                )
+        others = (standard_name(each) for each in ManifestType if each is not manifest_type)
+        if path.absolute() in {self.output_dir.absolute() / name for name in others}:
+            raise UsageError(f"'{shown}' is the place of another manifest")
 
     def _check_root(self) -> None:
         root = self.remote_root
+        if sys.getfilesystemencoding().lower() != "utf-8":
+            message = f"this system's locale names files in {sys.getfilesystemencoding()}, manifests in UTF-8"
+            raise PublishError(message, hint="set the environment variable PYTHONUTF8=1")
         if not root.is_dir():
             what = "is not a folder" if root.exists() else "does not exist"
             raise PublishError(f"the root '{escape(str(root))}' {what}", path=str(root))
@@ -119,8 +152,7 @@ class ManifestGenerator:
     def _locked(
         self, manifest_type: ManifestType, output_path: Path | None, runs: list[Run] | None
     ) -> tuple[Header, Path]:
-        target = self._target(manifest_type, output_path)
-        self._check_root()
+        target = self._checked_target(manifest_type, output_path)
         for folder in (target.parent, self.output_dir):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -136,6 +168,14 @@ class ManifestGenerator:
                 name = escape(str(error.filename or self.output_dir))
                 raise PublishError(f"cannot write '{name}': {error.strerror}", path=name) from error
         return header, target
+
+    def _checked_target(self, manifest_type: ManifestType, output_path: Path | None) -> Path:
+        try:
+            self._check_root()
+            return self._target(manifest_type, output_path)
+        except OSError as error:
+            name = str(error.filename or self.remote_root)
+            raise PublishError(f"cannot use '{escape(name)}': {error.strerror}", path=name) from error
 
     def _say_waiting(self) -> None:
         _log.warning("another generator works on the same root; waiting up to %g s", self.lock_timeout)
@@ -176,6 +216,7 @@ class _Generation:
         self._body = Body(self._folder / STATE_NAME, self._listed)
         self._state = StateOutput(self._folder / STATE_NAME)
         self._changed = False
+        self._looked_at = time.time()
         window = generator.active_window_seconds * 10**9
         self._since = time.time_ns() - window if order.manifest_type is ManifestType.ACTIVE else 0
 
@@ -265,7 +306,7 @@ class _Generation:
         return Header(
             manifest_type=self._order.manifest_type,
             identity=identity,
-            generated_at=time.time(),
+            generated_at=self._looked_at,
             server_hostname=_hostname(),
             remote_root=escape(str(generator.remote_root))[:4096],
             total_experiments=self._body.runs,

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runicorn.errors import GeneratorBusy, PublishError
+from runicorn.manifest.rules import escape
 
 LOCK_NAME = "generator.lock"
 _PAUSE = 0.05
@@ -53,6 +54,11 @@ def _wait(fd: int, timeout: float, waiting: Callable[[], None]) -> None:
         time.sleep(min(_PAUSE, left))
 
 
+def _unusable(folder: Path, error: OSError) -> PublishError:
+    path = folder / LOCK_NAME
+    return PublishError(f"cannot lock '{escape(str(path))}': {error.strerror}", path=str(path))
+
+
 @contextmanager
 def generator_lock(folder: Path, timeout: float, waiting: Callable[[], None]) -> Iterator[int]:
     """Hold the lock of an output folder; the file stays, the lock ends with block or process.
@@ -72,14 +78,12 @@ def generator_lock(folder: Path, timeout: float, waiting: Callable[[], None]) ->
     try:
         fd = os.open(folder / LOCK_NAME, _OPEN_LOCK, 0o666)
     except OSError as error:
-        raise PublishError(
-            f"cannot write to the output folder: {error.strerror}", path=str(folder)
-        ) from error
+        raise _unusable(folder, error) from error
     try:
         _wait(fd, timeout, waiting)
         yield fd
     except OSError as error:
-        raise PublishError(f"cannot lock the output folder: {error.strerror}", path=str(folder)) from error
+        raise _unusable(folder, error) from error
     finally:
         os.close(fd)
 

@@ -24,6 +24,7 @@ class ProblemKind(str, Enum):
     UNREADABLE = "unreadable"
     CHANGING = "changing"
     TOO_DEEP = "too_deep"
+    TOO_LARGE = "too_large"
     UNSAFE_NAME = "unsafe_name"
     LINK = "link"
     SPECIAL = "special"
@@ -31,7 +32,12 @@ class ProblemKind(str, Enum):
     @property
     def hides_files(self) -> bool:
         """Whether files may exist that are not listed because of it."""
-        return self in (ProblemKind.UNREADABLE, ProblemKind.CHANGING, ProblemKind.TOO_DEEP)
+        return self in (
+            ProblemKind.UNREADABLE,
+            ProblemKind.CHANGING,
+            ProblemKind.TOO_DEEP,
+            ProblemKind.TOO_LARGE,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,6 +183,8 @@ class Body:
 def stored_header(path: Path) -> Header | None:
     """The header of a manifest on disk, plain or gzip; None when there is none that can be used."""
     try:
+        if not path.is_file():
+            return None
         with path.open("rb") as stream:
             size = _FIRST_LOOK
             while True:

@@ -12,14 +12,13 @@ from typing import Any, BinaryIO
 
 from runicorn.errors import DamagedError, UnsafeError
 from runicorn.manifest import checks, rules
-from runicorn.manifest.codec import RUNS_LINE
+from runicorn.manifest.codec import MAX_RUN, RUNS_LINE
 from runicorn.manifest.model import Header, Manifest, Run
 
 MAX_EXPANDED = 8 * 1024**3
 EXPANSION_ALLOWANCE = 4 * 1024**2
 MAX_EXPANSION = 100
 MAX_HEADER = 4 * 1024**2
-MAX_RUN = 32 * 1024**2
 MAX_RUNS = 5_000_000
 MAX_ENTRIES = 50_000_000
 MAX_FREE_LAYOUT = 128 * 1024**2

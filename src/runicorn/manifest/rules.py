@@ -99,6 +99,16 @@ def project_and_name(folder: str) -> tuple[str, str] | None:
     return None
 
 
+def may_lead_to_runs(folder: str) -> bool:
+    """Whether a folder can be a run of a layout, or lie above one."""
+    parts = folder.split("/")
+    if folder == ".":
+        return True
+    if any(is_hidden(part) for part in parts):
+        return False
+    return parts[0] == RUNS_FOLDER or len(parts) <= 2 or (len(parts) <= 4 and parts[2] == RUNS_FOLDER)
+
+
 def run_folders(path: str, run_id: str) -> list[str]:
     """The run folders that a file may lie in, the shallowest first; empty when it fits no layout.
 

@@ -86,7 +86,7 @@ class Scanner:
     def _merged(self, previous: Iterator[RunState]) -> Iterator[Found]:
         old = next(previous, None)
         for fd, folder, names in self._run_folders():
-            while old is not None and old.folder < folder:
+            while old is not None and _in_order(old.folder) < _in_order(folder):
                 yield Found(None, old)
                 old = next(previous, None)
             met = None
@@ -171,12 +171,19 @@ class Scanner:
         names = []
         for entry in entries:
             inner = f"{path}/{entry.name}" if path else entry.name
-            if entry.is_symlink():
+            if self._is_link(entry, inner):
                 self.judge_link(entry.name, folder, inner)
             elif self.is_folder(entry, inner):
                 names.append(entry.name)
         names.sort(key=_in_order)
         return names
+
+    def _is_link(self, entry: os.DirEntry[str], path: str) -> bool:
+        try:
+            return entry.is_symlink()
+        except OSError as error:
+            self._report_error(path, error)
+            return False
 
     def is_folder(self, entry: os.DirEntry[str], path: str) -> bool | None:
         """Whether it is a folder; None when it was reported as one that may not be entered."""
@@ -240,6 +247,12 @@ class Scanner:
         target = os.path.realpath(f"{self._real_root}/{path}")
         if os.path.commonpath((target, self._real_root)) != self._real_root:
             self.problems.report(path, ProblemKind.LINK, "a link that leads out of the root is not followed")
+        elif not os.path.isdir(target) or not rules.may_lead_to_runs(
+            os.path.relpath(target, self._real_root)
+        ):
+            self.problems.report(
+                path, ProblemKind.LINK, "a link is not followed, and its target is not listed"
+            )
 
     def _report_error(self, path: str, error: OSError) -> None:
         text = os.strerror(error.errno) if error.errno else "cannot be read"

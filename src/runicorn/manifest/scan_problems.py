@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from runicorn.manifest import rules
-from runicorn.manifest.codec import MAX_LISTED_PROBLEMS
+from runicorn.manifest.codec import MAX_LISTED_PROBLEMS, MAX_PROBLEM_TEXT
 from runicorn.manifest.model import Problem, ProblemKind
 
 
@@ -22,6 +22,7 @@ class Problems:
         self.listed: list[Problem] = []
         self.count = 0
         self.hides_files = False
+        self._text = 0
         self._digest = hashlib.sha256()
         self._held: list[tuple[str, ProblemKind, str]] | None = None
 
@@ -41,11 +42,12 @@ class Problems:
         if self._held is not None:
             self._held.append((path, kind, message))
             return
-        problem = Problem(rules.escape(path), kind.value, message)
+        problem = Problem(_shortened(rules.escape(path)), kind.value, message)
         self.count += 1
         self.hides_files = self.hides_files or kind.hides_files
         self._digest.update(f"{problem.path}\n{problem.kind}\n{problem.message}\n".encode())
-        if len(self.listed) < MAX_LISTED_PROBLEMS:
+        self._text += len(problem.path) + len(problem.message)
+        if len(self.listed) < MAX_LISTED_PROBLEMS and self._text <= MAX_PROBLEM_TEXT:
             self.listed.append(problem)
 
     def hold(self) -> None:
@@ -57,3 +59,10 @@ class Problems:
         held, self._held = self._held or [], None
         for each in () if drop else held:
             self.report(*each)
+
+
+def _shortened(path: str) -> str:
+    """The path, or the nearest folder above it that is short enough: what is protected only grows."""
+    while len(path) > rules.MAX_PATH_BYTES and "/" in path:
+        path = path.rpartition("/")[0]
+    return path[: rules.MAX_PATH_BYTES]

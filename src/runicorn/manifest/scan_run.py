@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from runicorn.manifest import rules
 from runicorn.manifest.checks import MAX_TIME
-from runicorn.manifest.codec import encode_run
+from runicorn.manifest.codec import MAX_RUN, encode_run
 from runicorn.manifest.digest import HASH_SIZE, block_digest
 from runicorn.manifest.model import FileEntry, ProblemKind, Run
 from runicorn.manifest.scan_problems import Problems
@@ -63,15 +63,19 @@ class Walker(Protocol):
     def is_folder(self, entry: os.DirEntry[str], path: str) -> bool | None:
         """Whether it is a folder; None when it was reported as one that may not be entered."""
 
-    def judge_link(self, name: str, folder: int, path: str) -> None:
-        """Report a link in the place of a folder that leads out of the root."""
-
 
 class _Media(NamedTuple):
     inner: str
     name: str
     folder: int
     entry: os.DirEntry[str]
+
+
+def _is_link(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_symlink()
+    except OSError:
+        return False  # `is_folder` meets the same error and reports it
 
 
 def _leads_to_folder(entry: os.DirEntry[str], folder: int) -> bool:
@@ -95,7 +99,7 @@ def _media(walker: Walker, fd: int, folder: str, inner: str, depth: int = 0) -> 
         elif folder_there is None or not rules.media_belongs(name):
             continue
         elif _leads_to_folder(entry, fd):
-            walker.judge_link(name, fd, f"{path}/{name}")
+            walker.problems.report(f"{path}/{name}", ProblemKind.LINK, "a link is not followed")
         else:
             yield _Media(f"{inner}/{name}", name, fd, entry)
     if too_deep:
@@ -151,8 +155,8 @@ def scan_run(
         The very object ``old`` when nothing changed; None when there is no run (any more).
     """
     media = names.get(rules.MEDIA_FOLDER)
-    if media is not None and media.is_symlink():
-        walker.judge_link("media", fd, f"{folder}/media")
+    if media is not None and _is_link(media):
+        walker.problems.report(f"{folder}/media", ProblemKind.LINK, "a link is not followed")
     if old is not None and walker.incremental:
         walker.problems.hold()
         same = _key_now(walker, fd, folder, names) == old.key
@@ -342,7 +346,7 @@ class _Reading:
             )
         )
 
-    def _state(self) -> RunState:
+    def _state(self) -> RunState | None:
         times = [entry.mtime_ns or 0 for entry in self._files]
         created = self._created if self._created is not None else self._started
         project, name = rules.project_and_name(self._folder) or ("", "")
@@ -356,13 +360,18 @@ class _Reading:
             updated_at=max(times) / 1e9,
             files=tuple(self._files),
         )
+        line = encode_run(run).encode("ascii")
+        if len(line) > MAX_RUN:
+            message = f"its entries take {len(line)} bytes, more than the {MAX_RUN} that clients read"
+            self._walker.problems.report(self._folder, ProblemKind.TOO_LARGE, message)
+            return None
         memory = {"created": self._created, "started": self._started, "logs": self._logs}
         state = RunState(
             self._folder,
             (len(self._files), sum(entry.size for entry in self._files), max(times)),
             _SEPARATOR.join(self._pieces).encode(),
             json.dumps(memory).encode(),
-            encode_run(run).encode("ascii"),
+            line,
         )
         state.run = run
         return state
