@@ -12,7 +12,7 @@ from runicorn.manifest import ManifestGenerator, ManifestType, read_manifest
 from runicorn.manifest import scan_run as scanning
 from runicorn.manifest.model import ProblemKind
 from runicorn.manifest.scan_problems import Problems
-from tests.manifest.helpers import make_run, write
+from tests.manifest.helpers import ReadCounter, make_run, settle, write
 
 
 def test_output_in_the_place_of_a_file_that_is_no_manifest_is_refused(tmp_path: Path) -> None:
@@ -85,17 +85,19 @@ def test_problem_texts_are_bounded() -> None:
     assert sum(len(problem.path) for problem in problems.listed) <= 1024**2
 
 
-def test_neighbours_whose_names_sort_around_a_slash_inherit(tmp_path: Path) -> None:
-    make_run(tmp_path, "runs/exp/r1")
-    ManifestGenerator(tmp_path).generate()
-    old = [path for path in (tmp_path / "runs/exp/r1").rglob("*") if path.is_file()]
-    for path in old:
-        os.utime(path, (1_600_000_000, 1_600_000_000))
+def test_run_beside_one_whose_name_begins_its_own_inherits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(monkeypatch)
+    make_run(tmp_path, "p/n/runs/exp")
+    counter = ReadCounter(monkeypatch)
     first, _ = ManifestGenerator(tmp_path).generate()
-    make_run(tmp_path, "runs/exp-2/r1")
+    of_one_run = counter.take()
+    make_run(tmp_path, "p/n/runs/exp-2")
     second, _ = ManifestGenerator(tmp_path).generate()
-    assert {run.folder for run in second.experiments} == {"runs/exp/r1", "runs/exp-2/r1"}
-    assert next(run for run in second.experiments if run.folder == "runs/exp/r1") == first.experiments[0]
+    assert counter.take() == of_one_run
+    assert {run.folder for run in second.experiments} == {"p/n/runs/exp", "p/n/runs/exp-2"}
+    assert next(run for run in second.experiments if run.run_id == "exp") == first.experiments[0]
 
 
 @pytest.mark.parametrize("window", [2**33 + 1, 10**30])
