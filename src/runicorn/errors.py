@@ -17,6 +17,7 @@ again can help, and what the user should do.
     |  '- RequestError                 1  the server answered one request with an error
     |- NoSuchRootError                 6  the remote root does not exist
     |- NoManifestError                 1  the server publishes no manifest
+    |- NoJournalError                  1  the server has no journal that leads on from here
     |- DamagedError                    7  torn, unreadable or unknown data from the server
     |  '- UnsupportedVersionError      7  a format of an unknown major version
     |- UnsafeError                     7  data from the server that would harm this machine
@@ -124,6 +125,12 @@ class NoManifestError(RunicornError):
     """The server publishes no manifest."""
 
     default_hint = "run `runicorn generate-manifest` on the server"
+
+
+class NoJournalError(RunicornError):
+    """The server has no journal, or none that leads on from where the client is."""
+
+    default_hint = "run `runicorn generate-manifest` on the server, without --no-journal"
 
 
 class DamagedError(RunicornError):

@@ -72,7 +72,12 @@ def text(value: object, name: str, longest: int = MAX_TEXT, shortest: int = 0) -
     return value
 
 
-def _digest(raw: dict[str, Any], name: str) -> str | None:
+def digest(raw: dict[str, Any], name: str) -> str | None:
+    """A SHA-256 in lower-case hex, or None when the field is absent.
+
+    Raises:
+        DamagedError: it is something else.
+    """
     value = raw.get(name)
     if value is None:
         return None
@@ -96,7 +101,7 @@ def _entry(raw: object, path: str, folder: str) -> FileEntry:
     is_log = inner in rules.LOG_PRIORITIES
     exact = raw.get("mtime_ns")
     mtime = seconds(_required(raw, "mtime"), "mtime")
-    block_digest = _digest(raw, "block_digest") if is_log else None
+    block_digest = digest(raw, "block_digest") if is_log else None
     return FileEntry(
         path=path,
         size=integer(_required(raw, "size"), "size"),
@@ -104,10 +109,25 @@ def _entry(raw: object, path: str, folder: str) -> FileEntry:
         priority=integer(_required(raw, "priority"), "priority", 0, 100),
         is_log=is_log,
         mtime_ns=None if exact is None else integer(exact, "mtime_ns", 0, int(MAX_TIME) * 10**9),
-        sha256=None if is_log else _digest(raw, "sha256"),
+        sha256=None if is_log else digest(raw, "sha256"),
         block_digest=block_digest,
-        tail_hash=_digest(raw, "tail_hash") if block_digest else None,
+        tail_hash=digest(raw, "tail_hash") if block_digest else None,
     )
+
+
+def run_folder(value: object) -> str:
+    """A path that a run folder can have.
+
+    Raises:
+        DamagedError: it is not a text.
+        UnsafeError: it fits no layout, or would harm.
+    """
+    folder = _safe_path(value)
+    if rules.project_and_name(folder) is None:
+        raise UnsafeError(
+            f"the manifest names '{rules.escape(folder[:200])}', which is no run folder", path=folder
+        )
+    return folder
 
 
 def _run_folder(raw: dict[str, Any], run_id: str, paths: list[str]) -> str:

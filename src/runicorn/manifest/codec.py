@@ -51,10 +51,10 @@ def _problem_fields(problem: Problem) -> dict[str, str]:
     return {"path": problem.path, "kind": problem.kind, "message": problem.message}
 
 
-def encode_header(header: Header) -> bytes:
-    """The text up to the first run (section Text layout)."""
+def header_fields(header: Header) -> dict[str, Any]:
+    """The fields of a header, without those that are not set."""
     identity = header.identity
-    fields: dict[str, Any] = {
+    fields = {
         "format_version": header.format_version,
         "manifest_type": header.manifest_type.value,
         "revision": identity.revision,
@@ -74,5 +74,10 @@ def encode_header(header: Header) -> bytes:
         "problem_count": header.problem_count,
         "problems": [_problem_fields(problem) for problem in header.problems[:MAX_LISTED_PROBLEMS]],
     }
-    lines = (f"{quoted(name)}: {json.dumps(value)},\n" for name, value in fields.items() if value is not None)
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def encode_header(header: Header) -> bytes:
+    """The text up to the first run (section Text layout)."""
+    lines = (f"{quoted(name)}: {json.dumps(value)},\n" for name, value in header_fields(header).items())
     return ("{\n" + "".join(lines)).encode("ascii") + RUNS_LINE
