@@ -35,6 +35,10 @@ class FaultTransport:
                 self._inner.close()
             raise
 
+    def open_more(self, count: int) -> list[Transport]:
+        """See `Transport.open_more`; the further connections have no fault."""
+        return self._inner.open_more(count)
+
     def close(self) -> None:
         """Close the inner transport."""
         self._inner.close()

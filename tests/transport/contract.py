@@ -31,6 +31,19 @@ class Oops(Exception):  # noqa: N818 - raised on purpose
     """What a job raises."""
 
 
+def keep(transport: Transport, path: Path) -> Handle:
+    """A kept handle of a file."""
+    found: list[Answer] = []
+    transport.run([ask([Open(str(path), keep=True)], found)])
+    assert isinstance(found[0], Handle)
+    return found[0]
+
+
+def is_not_open(answer: Answer) -> bool:
+    """Whether the answer says that the handle is not open."""
+    return isinstance(answer, RequestError) and "the handle is not open" in str(answer)
+
+
 class TransportContract:
     """The tests; a subclass has the fixtures ``transport`` and ``tree`` (an empty folder it serves)."""
 
@@ -158,6 +171,102 @@ class TransportContract:
         transport.run([job()])
         assert isinstance(found[0], RequestError)
         assert found[1] is None
+
+    def test_kept_handle_is_read_over_two_runs(self, transport: Transport, tree: Path) -> None:
+        (tree / "a").write_bytes(b"12345")
+        handle = keep(transport, tree / "a")
+        for number in range(2):
+            found: list[Answer] = []
+            with (tree / "a").open("ab") as file:
+                file.write(b"67" * number)
+            transport.run([one_answer(tree)[0], ask([Read(handle, 0, 100), Fstat(handle)], found)])
+            assert found[0] == b"12345" + b"67" * number
+            assert isinstance(found[1], Attributes)
+            assert found[1].size == 5 + 2 * number
+        transport.run([ask([Close(handle)], [])])
+
+    def test_kept_handle_is_refused_after_its_close(self, transport: Transport, tree: Path) -> None:
+        (tree / "a").write_bytes(b"12345")
+        first = keep(transport, tree / "a")
+        transport.run([ask([Close(first)], [])])
+        # A server may call the next one the same.
+        second = keep(transport, tree / "a")
+        found: list[Answer] = []
+        transport.run([ask([Read(first, 0, 3), Fstat(first), Close(first), Read(second, 0, 3)], found)])
+        assert [is_not_open(answer) for answer in found] == [True, True, False, False]
+        assert found[2:] == [None, b"123"]
+
+    def test_kept_handle_of_an_unlinked_file_is_read(self, transport: Transport, tree: Path) -> None:
+        (tree / "a").write_bytes(b"12345")
+        handle = keep(transport, tree / "a")
+        (tree / "a").unlink()
+        (tree / "a").write_bytes(b"other")
+        found: list[Answer] = []
+        transport.run([ask([Read(handle, 0, 9)], found)])
+        assert found == [b"12345"]
+
+    def test_handle_that_is_not_kept_ends_with_its_job(self, transport: Transport, tree: Path) -> None:
+        (tree / "a").write_bytes(b"12345")
+        opened: list[Answer] = []
+        transport.run([ask([Open(str(tree / "a"))], opened)])
+        assert isinstance(opened[0], Handle)
+        found: list[Answer] = []
+        transport.run([ask([Read(opened[0], 0, 3), Fstat(opened[0])], found)])
+        assert all(is_not_open(answer) for answer in found)
+
+    def test_kept_handle_is_closed_when_a_run_is_aborted(self, transport: Transport, tree: Path) -> None:
+        (tree / "a").write_bytes(b"12345")
+        handle = keep(transport, tree / "a")
+
+        def fails() -> Job:
+            yield [Read(handle, 0, 3)]
+            raise Oops
+
+        with pytest.raises(Oops):
+            transport.run([fails()])
+        found: list[Answer] = []
+        transport.run([ask([Read(handle, 0, 3)], found)])
+        assert is_not_open(found[0])
+        again = keep(transport, tree / "a")
+        transport.run([ask([Read(again, 0, 3), Read(handle, 0, 3)], found)])
+        assert found[1] == b"123"
+        assert is_not_open(found[2])
+
+    def test_kept_handle_is_used_by_many_jobs_and_closed_by_one(
+        self, transport: Transport, tree: Path
+    ) -> None:
+        data = os.urandom(300_000)
+        (tree / "a").write_bytes(data)
+        handle = keep(transport, tree / "a")
+        found: dict[int, Answer] = {}
+
+        def job(at: int) -> Job:
+            (found[at],) = yield [Read(handle, at, 10_000)]
+
+        transport.run(job(at) for at in range(0, 300_000, 10_000))
+        answers: list[Answer] = []
+        transport.run([ask([Read(handle, 1, 1), Close(handle), Read(handle, 2, 2)], answers)])
+        assert b"".join(found[at] for at in sorted(found)) == data  # type: ignore[misc]
+        assert answers[:2] == [data[1:2], None]
+        assert is_not_open(answers[2])
+
+    def test_further_connections_work_and_count(self, transport: Transport, tree: Path) -> None:
+        (tree / "a").write_bytes(b"12345")
+        more = transport.open_more(2)
+        assert len(more) <= 2
+        for each in more:
+            before = transport.traffic
+            found: dict[str, bytes | RequestError] = {}
+            each.run([read_small(str(tree / "a"), 5, found)])
+            assert found == {str(tree / "a"): b"12345"}
+            assert transport.traffic.requests >= before.requests + 3
+            assert transport.traffic.received > before.received
+            assert transport.traffic.sent > before.sent
+        counted = transport.traffic
+        for each in more:
+            each.close()
+        assert transport.traffic == counted
+        assert transport.open_more(0) == []
 
     def test_empty_batch_and_no_jobs(self, transport: Transport) -> None:
         found: list[Answer] = []

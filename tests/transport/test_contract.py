@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from runicorn.errors import StallError
 from runicorn.remote_storage.transport import (
     FdChannel,
+    LazyTransport,
     LocalTransport,
     SftpEngine,
     SshTarget,
@@ -19,8 +21,10 @@ from runicorn.remote_storage.transport import (
     open_beside,
 )
 from testbed.fault_sftp import Fault, FaultServer, NoLimits, OneHandle, ReorderReplies, ShortReads
+from testbed.fault_transport import FaultTransport
 from testbed.sshd import Sshd, find_sftp_server
 from tests.transport.contract import TransportContract
+from tests.transport.jobs import one_answer
 
 TIMEOUT = 30.0
 
@@ -52,6 +56,24 @@ class TestLocal(TransportContract):
         yield transport
         transport.close()
         assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+class TestLazy(TransportContract):
+    @pytest.fixture
+    def transport(self, tree: Path) -> Iterator[Transport]:
+        transport = LazyTransport(LocalTransport)
+        assert transport.open_more(1) == []
+        transport.run([one_answer(tree)[0]])
+        yield transport
+        transport.close()
+
+
+class TestFaultTransport(TransportContract):
+    @pytest.fixture
+    def transport(self) -> Iterator[Transport]:
+        transport = FaultTransport(LocalTransport(), 1_000_000, StallError("never"))
+        yield transport
+        transport.close()
 
 
 class TestPipes(TransportContract):

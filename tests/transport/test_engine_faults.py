@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,6 +220,43 @@ def test_channel_wakes_for_room_as_well_as_for_bytes() -> None:
         assert channel.recv(10, LONG, want_room=True) == b"hello"
         channel.close()
         assert channel.recv(10, LONG) == b""
+
+
+def test_kept_handles_are_closed_on_the_channel_of_another_client(tree: Path) -> None:
+    with FaultServer(Path("/"), []) as server:
+        read_fd, write_fd = server.connect()
+        os.write(write_fd, b"\0\0\0\x05\x01\0\0\0\x03")
+        assert os.read(read_fd, 1000)[4] == faults.VERSION
+        engine = SftpEngine(FdChannel(read_fd, write_fd), timeout=LONG, initialised=True)
+        engine.run([ask([Open(str(tree / "f1"), keep=True)], [])])
+        assert len(server.handles) == 1
+        engine.close()
+        # The server answers in order, and close() has waited for the last answer.
+        assert [one.kind for one in server.seen] == [faults.INIT, faults.OPEN, faults.CLOSE]
+        assert server.handles == {}
+
+
+def test_close_by_another_thread_ends_a_run(tree: Path) -> None:
+    with FaultServer(Path("/"), [faults.StallForever(3)]) as server:
+        engine = SftpEngine(FdChannel(*server.connect()), timeout=LONG)
+        waits = threading.Event()
+
+        def job() -> Job:
+            yield [Open(str(tree / "f1"))]
+            waits.set()
+            yield [Stat(str(tree))]
+
+        def close() -> None:
+            assert waits.wait(LONG)
+            engine.close()
+
+        thread = threading.Thread(target=close)
+        thread.start()
+        begun = time.monotonic()
+        with pytest.raises(ConnectError):
+            engine.run([job()])
+        thread.join(LONG)
+        assert time.monotonic() - begun < LONG / 2
 
 
 @pytest.mark.parametrize("code", [StatusCode.FAILURE, StatusCode.PERMISSION_DENIED])

@@ -41,6 +41,32 @@ def test_client_works_while_the_engine_is_open(sftp: paramiko.SFTPClient, tmp_pa
     assert sftp.listdir(str(tmp_path)) == []
 
 
+def test_further_channels_on_the_connection(sshd: Sshd, sftp: paramiko.SFTPClient, tmp_path: Path) -> None:
+    engine = open_beside(sftp, timeout=TIMEOUT)
+    before = sshd.log().count("Accepted")
+    more = engine.open_more(3)
+    assert len(more) == 3
+    for each in more:
+        job, found = one_answer(tmp_path)
+        each.run([job])
+        assert isinstance(found[0], Attributes)
+    assert sshd.log().count("Accepted") == before
+    engine.close()
+    for each in more:
+        with pytest.raises(ConnectError):
+            each.run([])
+    assert sftp.listdir(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_server_that_allows_fewer_channels(tmp_path: Path, most: int) -> None:
+    with Sshd(max_sessions=most) as server, server.paramiko_client() as client, client.open_sftp() as sftp:
+        engine = open_beside(sftp, timeout=TIMEOUT)
+        assert len(engine.open_more(3)) == max(0, most - 2)
+        engine.run([one_answer(tmp_path)[0]])
+        engine.close()
+
+
 def test_own_channel_when_there_is_no_second(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "runicorn")
     (tmp_path / "big").write_bytes(b"0123456789" * 100_000)
@@ -93,6 +119,7 @@ def test_connection_that_is_gone(tmp_path: Path) -> None:
 
         with pytest.raises(ConnectError):
             engine.run([job()])
+        assert engine.open_more(1) == []
         with pytest.raises(ConnectError):
             open_beside(sftp, timeout=TIMEOUT)
 

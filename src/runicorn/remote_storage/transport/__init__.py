@@ -24,6 +24,7 @@ from runicorn.remote_storage.transport.lazy import LazyTransport
 from runicorn.remote_storage.transport.local import LocalTransport
 from runicorn.remote_storage.transport.paramiko_channel import ParamikoChannel, open_beside
 from runicorn.remote_storage.transport.ssh import SshConnection, SshTarget, connect_ssh
+from runicorn.remote_storage.transport.stream import Stream
 from runicorn.remote_storage.transport.wire import StatusCode
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "SshTarget",
     "Stat",
     "StatusCode",
+    "Stream",
     "Traffic",
     "Transport",
     "connect_ssh",

@@ -47,16 +47,29 @@ class DirectoryEntry:
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """An open file or folder on the server."""
+    """An open file or folder on the server.
+
+    Attributes:
+        value: what the server calls it.
+        serial: tells a kept handle from a later one that the server calls the same; 0 = not kept.
+    """
 
     value: bytes
+    serial: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Open a file for reading. Answer: `Handle`."""
+    """Open a file for reading. Answer: `Handle`.
+
+    A handle belongs to the job that opened it and is closed when that job ends. One opened with
+    ``keep`` belongs to nobody: every job may use it, those of later runs too, until a `Close`, the
+    end of the transport, or a run that ends with an exception. What is asked of it afterwards is
+    refused as of any handle that is not open, and its user opens the file again.
+    """
 
     path: str
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +152,28 @@ class Transport(Protocol):
         """Run all jobs to their end, many at once.
 
         Jobs are taken from the iterable only when there is room, in order; ``jobs`` may be a
-        generator. An exception raised inside a job ends the run: the other jobs are closed (their
-        handles too, as far as the connection allows), outstanding answers are consumed, and it is
-        raised here; the transport can be used again afterwards.
+        generator. An exception raised inside a job ends the run: the other jobs are closed (all
+        handles too, kept ones among them, as far as the connection allows), outstanding answers are
+        consumed, and it is raised here; the transport can be used again afterwards.
 
         Raises:
             TransportError: the connection failed; the transport cannot be used again.
         """
 
+    def open_more(self, count: int) -> list[Transport]:
+        """Up to ``count`` further connections by the login that this one has, for bulk bytes.
+
+        Nobody is ever asked for a password, and a refusal is no error: there are fewer of them
+        then, or none. The caller closes them; closing this transport closes them too. May be called
+        while another thread runs jobs.
+        """
+
     @property
     def traffic(self) -> Traffic:
-        """What was done so far."""
+        """What was done so far, by the connections of `open_more` too."""
 
     def close(self) -> None:
-        """End the connection. May be called more than once."""
+        """End the connection. May be called more than once.
+
+        It ends another thread's run, too.
+        """

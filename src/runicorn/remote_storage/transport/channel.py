@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -37,7 +38,10 @@ class ByteChannel(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of the connection. May be called more than once."""
+        """Let go of the connection. May be called more than once.
+
+        Another thread that waits in `recv` is given the end of the stream.
+        """
 
     def diagnosis(self) -> str:
         """What is known of why the stream ended, for people to read; may be empty."""
@@ -51,19 +55,25 @@ def stalled(timeout: float) -> StallError:
 class FdChannel:
     """A `ByteChannel` over two file descriptors (pipes, or one socket twice).
 
-    It owns the descriptors, makes them non-blocking and closes them.
+    It owns the descriptors, makes them non-blocking and closes them. Only `close` may be called by a
+    second thread.
     """
 
     def __init__(self, read_fd: int, write_fd: int, *, diagnose: Callable[[], str] | None = None) -> None:
         self._read_fd = read_fd
         self._write_fd = write_fd
         self._diagnose = diagnose
-        self._closed = False
+        self._closing = threading.Lock()
         for fd in {read_fd, write_fd}:
             os.set_blocking(fd, False)
+        # A descriptor that is closed while a thread waits for it may be another file's the next moment.
+        self._in_use = threading.RLock()
+        self._woken_fd, self._wake_fd = os.pipe()
         self._readable = select.poll()
         self._readable.register(read_fd, select.POLLIN)
         self._either = select.poll()
+        for poller in (self._readable, self._either):
+            poller.register(self._woken_fd, select.POLLIN)
         both = select.POLLIN | select.POLLOUT
         self._either.register(write_fd, both if read_fd == write_fd else select.POLLOUT)
         if read_fd != write_fd:
@@ -71,22 +81,28 @@ class FdChannel:
 
     def send(self, data: memoryview) -> int:
         """See `ByteChannel.send`."""
-        if self._closed:
-            raise BrokenPipeError("the channel is closed")
-        try:
-            return os.write(self._write_fd, data)
-        except BlockingIOError:
-            return 0
+        with self._in_use:
+            if self._closing.locked():
+                raise BrokenPipeError("the channel is closed")
+            try:
+                return os.write(self._write_fd, data)
+            except BlockingIOError:
+                return 0
 
     def recv(self, max_bytes: int, timeout: float, *, want_room: bool = False) -> bytes | None:
         """See `ByteChannel.recv`."""
-        if self._closed:
-            return b""
+        with self._in_use:
+            return self._recv(max_bytes, timeout, self._either if want_room else self._readable)
+
+    def _recv(self, max_bytes: int, timeout: float, poller: select.poll) -> bytes | None:
         deadline = time.monotonic() + timeout
-        poller = self._either if want_room else self._readable
         while True:
+            if self._closing.locked():
+                return b""
             left = deadline - time.monotonic()
             ready = poller.poll(max(0.0, left) * 1000)
+            if self._closing.locked():
+                return b""
             if any(fd == self._read_fd and event & ~select.POLLOUT for fd, event in ready):
                 try:
                     return os.read(self._read_fd, max_bytes)
@@ -101,11 +117,12 @@ class FdChannel:
 
     def close(self) -> None:
         """See `ByteChannel.close`."""
-        if self._closed:
+        if not self._closing.acquire(blocking=False):
             return
-        self._closed = True
-        for fd in {self._read_fd, self._write_fd} - {-1}:
-            os.close(fd)
+        os.write(self._wake_fd, b"!")
+        with self._in_use:
+            for fd in {self._read_fd, self._write_fd, self._woken_fd, self._wake_fd}:
+                os.close(fd)
 
     def diagnosis(self) -> str:
         """See `ByteChannel.diagnosis`."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NoReturn
 
 from runicorn.errors import ConnectError, ProtocolError, StallError, TransportError
 from runicorn.remote_storage.transport import wire
-from runicorn.remote_storage.transport.base import Job, Traffic
+from runicorn.remote_storage.transport.base import Job, Traffic, Transport
 from runicorn.remote_storage.transport.channel import ByteChannel
 from runicorn.remote_storage.transport.records import SessionOptions
 from runicorn.remote_storage.transport.session import Session
@@ -27,8 +28,9 @@ _TEXT_HINT: Final = (
 class SftpEngine:
     """A `Transport` over SFTP version 3.
 
-    It owns the channel, and belongs to one thread at a time. The clock of its deadlines runs only
-    while it waits for the server: neither slow jobs nor a pause between runs make it stall.
+    It owns the channel, and belongs to one thread at a time; `close` and `open_more` may be called by
+    another one. The clock of its deadlines runs only while it waits for the server: neither slow jobs
+    nor a pause between runs make it stall.
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class SftpEngine:
         self._received = 0
         self._sent = 0
         self._greetings = 0 if initialised else 1
+        self._borrowed = initialised
         self._running = False
         self._closed = False
+        self._further = _Further()
         if not initialised:
             try:
                 self._greet(timeout if login_timeout is None else login_timeout)
@@ -80,7 +84,8 @@ class SftpEngine:
     @property
     def traffic(self) -> Traffic:
         """See `Transport.traffic`."""
-        return Traffic(self._greetings + self._session.requests, self._received, self._sent)
+        own = Traffic(self._greetings + self._session.requests, self._received, self._sent)
+        return _total([own, self._further.traffic])
 
     def run(self, jobs: Iterable[Job]) -> None:
         """See `Transport.run`.
@@ -104,18 +109,38 @@ class SftpEngine:
             self._session.abort()
             # A user who stops waits for no server; the connection is not used again then.
             if broken or not isinstance(error, Exception):
-                self.close()
+                self._end()
             else:
                 self._drain()
             raise
         finally:
             self._running = False
 
+    @property
+    def ended(self) -> bool:
+        """Whether the connection is closed, and does nothing any more."""
+        return self._closed and not self._running
+
+    def offer_more(self, connect: Callable[[int], Sequence[SftpEngine]]) -> None:
+        """Say how `open_more` gets its connections: ``connect`` gives up to so many, and never raises."""
+        self._further.connect = connect
+
+    def open_more(self, count: int) -> list[Transport]:
+        """See `Transport.open_more`."""
+        return [] if self._closed or count <= 0 else self._further.open(count)
+
     def close(self) -> None:
         """See `Transport.close`."""
-        if not self._closed:
-            self._closed = True
-            self._channel.close()
+        # Nobody else closes what was kept open on a channel that outlives the engine.
+        if self._borrowed and not self._closed and not self._running and self._session.holds_handles:
+            self._session.abort()
+            self._drain()
+        self._end()
+
+    def _end(self) -> None:
+        self._closed = True
+        self._further.close()
+        self._channel.close()
 
     def _turn(self) -> bool:
         """Send what may be sent, then take what comes; whether the run goes on."""
@@ -189,15 +214,15 @@ class SftpEngine:
         try:
             while self._session.outstanding or self._out:
                 if self._waited > until:
-                    self.close()
+                    self._end()
                     return
                 self._send()
                 self._receive()
         except TransportError:
             # The error that ended the run is the one to tell; the next run says "closed".
-            self.close()
+            self._end()
         except BaseException:
-            self.close()
+            self._end()
             raise
 
     def _ended(self) -> NoReturn:
@@ -250,3 +275,48 @@ class SftpEngine:
         raise ProtocolError(
             f"the server printed text where SFTP was expected: {text!r}", hint=_TEXT_HINT
         ) from error
+
+
+class _Further:
+    """The connections that were opened beside one engine."""
+
+    def __init__(self) -> None:
+        self.connect: Callable[[int], Sequence[SftpEngine]] = lambda _: ()
+        self._engines: list[SftpEngine] = []
+        self._ended = Traffic()
+        self._closed = False
+        self._lock = threading.Lock()
+
+    @property
+    def traffic(self) -> Traffic:
+        with self._lock:
+            return _total([self._ended, *(engine.traffic for engine in self._engines)])
+
+    def open(self, count: int) -> list[Transport]:
+        opened = self.connect(count)
+        with self._lock:
+            if not self._closed:
+                self._forget_ended()
+                self._engines += opened
+                return list(opened)
+        for engine in opened:
+            engine.close()
+        return []
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            engines = list(self._engines)
+        for engine in engines:
+            engine.close()
+
+    def _forget_ended(self) -> None:
+        self._ended = _total([self._ended, *(engine.traffic for engine in self._engines if engine.ended)])
+        self._engines = [engine for engine in self._engines if not engine.ended]
+
+
+def _total(all_traffic: Iterable[Traffic]) -> Traffic:
+    every = list(all_traffic)
+    return Traffic(
+        sum(one.requests for one in every), sum(one.received for one in every), sum(one.sent for one in every)
+    )

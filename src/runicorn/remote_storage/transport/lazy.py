@@ -33,6 +33,10 @@ class LazyTransport:
             self._connected = self._connect()
         self._connected.run(jobs)
 
+    def open_more(self, count: int) -> list[Transport]:
+        """See `Transport.open_more`; none before the first run, as that is what logs in."""
+        return self._connected.open_more(count) if self._connected is not None else []
+
     def close(self) -> None:
         """End the connection, if there is one."""
         if self._connected is not None:

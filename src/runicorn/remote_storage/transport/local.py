@@ -25,6 +25,7 @@ from runicorn.remote_storage.transport.base import (
     Read,
     Stat,
     Traffic,
+    Transport,
 )
 from runicorn.remote_storage.transport.wire import StatusCode
 
@@ -40,9 +41,10 @@ _CODES: Final = {
 
 
 class _OpenFile:
-    def __init__(self, fd: int, path: str) -> None:
+    def __init__(self, fd: int, path: str, *, keep: bool) -> None:
         self.fd = fd
         self.path = path
+        self.keep = keep
         self._names: Iterator[os.DirEntry[str]] | None = None
         self._stack = contextlib.ExitStack()
         self._stack.callback(os.close, fd)
@@ -85,12 +87,20 @@ class LocalTransport:
         """
         if self._closed:
             raise ConnectError("the connection is closed")
-        for job in jobs:
-            try:
-                self._run(job)
-            finally:
-                job.close()
-                self._close_all()
+        try:
+            for job in jobs:
+                try:
+                    self._run(job)
+                finally:
+                    job.close()
+                    self._close_unkept()
+        except BaseException:
+            self._close_all()
+            raise
+
+    def open_more(self, count: int) -> list[Transport]:  # noqa: ARG002 - see `Transport`
+        """None: more of them would read no faster."""
+        return []
 
     def close(self) -> None:
         """See `Transport.close`."""
@@ -132,7 +142,8 @@ class LocalTransport:
             raise wire.request_error(StatusCode.FAILURE, "not a regular file", operation.path)
         self._count += 1
         value = b"%d" % self._count
-        self._open[value] = _OpenFile(fd, operation.path)
+        keep = isinstance(operation, Open) and operation.keep
+        self._open[value] = _OpenFile(fd, operation.path, keep=keep)
         return Handle(value)
 
     def _by_handle(self, handle: Handle, operation: Operation) -> Answer:
@@ -143,7 +154,7 @@ class LocalTransport:
             return None
         file = self._open.get(handle.value)
         if file is None:
-            raise wire.request_error(StatusCode.FAILURE, "the handle is not open in this job", "")
+            raise wire.request_error(StatusCode.FAILURE, "the handle is not open", "")
         if isinstance(operation, Read):
             return self._read(file, operation)
         if isinstance(operation, Fstat):
@@ -163,6 +174,10 @@ class LocalTransport:
         data = b"".join(chunks)
         self._received += len(data)
         return data
+
+    def _close_unkept(self) -> None:
+        for value in [value for value, file in self._open.items() if not file.keep]:
+            self._open.pop(value).close()
 
     def _close_all(self) -> None:
         while self._open:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -102,9 +103,20 @@ def open_beside(client: paramiko.SFTPClient, *, timeout: float = 60.0) -> SftpEn
         raise UsageError("the paramiko client is closed")
     second = _second_channel(transport, timeout)
     if second is not None:
-        return SftpEngine(ParamikoChannel(second), timeout=timeout)
+        engine = SftpEngine(ParamikoChannel(second), timeout=timeout)
+        engine.offer_more(lambda count: _further(transport, count, timeout))
+        return engine
     _LOG.info("the server allows no second channel; the paramiko client's own is used")
     return SftpEngine(ParamikoChannel(own, borrowed=True), timeout=timeout, initialised=True)
+
+
+def _further(transport: paramiko.Transport, count: int, timeout: float) -> list[SftpEngine]:
+    """Engines in further channels, as many as the server allows."""
+    engines: list[SftpEngine] = []
+    with contextlib.suppress(TransportError):
+        while len(engines) < count and (channel := _second_channel(transport, timeout)) is not None:
+            engines.append(SftpEngine(ParamikoChannel(channel), timeout=timeout))
+    return engines
 
 
 def _second_channel(transport: paramiko.Transport, timeout: float) -> paramiko.Channel | None:

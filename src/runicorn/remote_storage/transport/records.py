@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from runicorn.remote_storage.transport import wire
-from runicorn.remote_storage.transport.base import Answer, Job
+from runicorn.remote_storage.transport.base import Answer, Handle, Job, Open, OpenDir, Read, Stat
 from runicorn.remote_storage.transport.wire import DATA_OVERHEAD, Kind
+
+KIND_OF: Final = {Open: Kind.OPEN, OpenDir: Kind.OPENDIR, Stat: Kind.STAT}
+"""The kind of request that an operation on a path is."""
+REPLY_OF: Final = {
+    Kind.OPEN: Kind.HANDLE,
+    Kind.OPENDIR: Kind.HANDLE,
+    Kind.READ: Kind.DATA,
+    Kind.READDIR: Kind.NAME,
+    Kind.STAT: Kind.ATTRS,
+    Kind.FSTAT: Kind.ATTRS,
+    Kind.EXTENDED: Kind.EXTENDED_REPLY,
+}
+"""The kind of packet that answers a request, unless it is a STATUS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +54,24 @@ class RunningJob:
 
 
 class OpenHandle:
-    """A handle that a job holds: how many answers from it are missing, and whether it is to be closed."""
+    """An open handle: how many answers from it are missing, and whether it is to be closed.
 
-    __slots__ = ("busy", "close_wanted", "job", "path", "value")
+    ``job`` is the one that holds it, None for a kept handle.
+    """
 
-    def __init__(self, value: bytes, path: str, job: RunningJob) -> None:
-        self.value = value
+    __slots__ = ("busy", "close_wanted", "job", "path", "public", "value")
+
+    def __init__(self, public: Handle, path: str, job: RunningJob | None) -> None:
+        self.public = public
+        self.value = public.value
         self.path = path
         self.job = job
         self.busy = 0
         self.close_wanted = False
+
+    def serves(self, job: RunningJob, handle: Handle) -> bool:
+        """Whether the job may ask something of it under the name ``handle``."""
+        return self.public == handle and (self.job is None or self.job is job) and not self.close_wanted
 
 
 class Gather:
@@ -90,6 +112,7 @@ class Request:
         "handle",
         "index",
         "job",
+        "keep",
         "kind",
         "length",
         "offset",
@@ -124,6 +147,7 @@ class Request:
         self.length = 0
         self.piece = 0
         self.once = False
+        self.keep = False
         self.gather: Gather | None = None
 
     def set_range(self, offset: int, length: int, piece: int) -> None:
@@ -142,3 +166,18 @@ class Request:
         if self.kind == Kind.EXTENDED:
             return wire.encode_limits(number)
         return wire.encode_string_request(self.kind, number, self.raw)
+
+
+def read_requests(job: RunningJob, index: int, read: Read, handle: OpenHandle, most: int) -> list[Request]:
+    """The READs of at most ``most`` bytes that an operation takes."""
+    count = -(-read.length // most)
+    gather = Gather(count) if count > 1 else None
+    requests = []
+    for number in range(count):
+        done = number * most
+        request = Request(Kind.READ, job, index, handle.path, handle.value, handle=handle)
+        request.set_range(read.offset + done, min(most, read.length - done), number)
+        request.gather = gather
+        request.once = read.once
+        requests.append(request)
+    return requests

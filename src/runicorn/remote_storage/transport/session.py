@@ -27,7 +27,16 @@ from runicorn.remote_storage.transport.base import (
     Read,
     Stat,
 )
-from runicorn.remote_storage.transport.records import Gather, OpenHandle, Request, RunningJob, SessionOptions
+from runicorn.remote_storage.transport.records import (
+    KIND_OF,
+    REPLY_OF,
+    Gather,
+    OpenHandle,
+    Request,
+    RunningJob,
+    SessionOptions,
+    read_requests,
+)
 from runicorn.remote_storage.transport.window import HandleWindow
 from runicorn.remote_storage.transport.wire import Kind, StatusCode
 
@@ -40,15 +49,6 @@ _BYTES_IN_FLIGHT: Final = 4 * 1024 * 1024
 _SLOWEST_LINE: Final = 1024
 _SMALL_REPLY: Final = 256
 _NAMES_REPLY: Final = 32 * 1024
-_REPLY_OF: Final = {
-    Kind.OPEN: Kind.HANDLE,
-    Kind.OPENDIR: Kind.HANDLE,
-    Kind.READ: Kind.DATA,
-    Kind.READDIR: Kind.NAME,
-    Kind.STAT: Kind.ATTRS,
-    Kind.FSTAT: Kind.ATTRS,
-    Kind.EXTENDED: Kind.EXTENDED_REPLY,
-}
 
 
 class Session:
@@ -68,7 +68,7 @@ class Session:
         self._handles: dict[bytes, OpenHandle] = {}
         self._opens: deque[Request] = deque()
         self._retries: list[tuple[int, int, Request]] = []
-        self._tickets = itertools.count()
+        self._tickets = itertools.count(1)
         self._ready: deque[Request] = deque()
         self._closes: deque[Request] = deque()
         self._pending: dict[int, Request] = {}
@@ -104,6 +104,11 @@ class Session:
         if self._source is not None or self._jobs or self._closes:
             return False
         return not (self._options.settle and self._pending)
+
+    @property
+    def holds_handles(self) -> bool:
+        """Whether handles are open; between runs these are the kept ones."""
+        return bool(self._handles)
 
     def begin(self, jobs: Iterable[Job]) -> None:
         """Start a run."""
@@ -156,7 +161,7 @@ class Session:
         self._expected -= request.expected
         if packet.kind == Kind.STATUS:
             self._on_status(request, *wire.decode_status(packet))
-        elif packet.kind != _REPLY_OF.get(request.kind):
+        elif packet.kind != REPLY_OF.get(request.kind):
             raise ProtocolError(f"the server answered {request.kind.name} with packet type {packet.kind}")
         elif request.kind == Kind.READ:
             self._on_data(request, wire.decode_data(packet))
@@ -224,8 +229,8 @@ class Session:
             self._submit_path(job, index, operation)
             return
         handle = self._handles.get(operation.handle.value)
-        if handle is None or handle.job is not job or handle.close_wanted:
-            refusal = wire.request_error(StatusCode.FAILURE, "the handle is not open in this job", "")
+        if handle is None or not handle.serves(job, operation.handle):
+            refusal = wire.request_error(StatusCode.FAILURE, "the handle is not open", "")
             self._give(job, index, None if isinstance(operation, Close) else refusal)
             return
         if isinstance(operation, Close):
@@ -248,27 +253,18 @@ class Session:
         except RequestError as error:
             self._give(job, index, error)
             return
-        if isinstance(operation, Stat):
-            kind, queue = Kind.STAT, self._ready
-        else:
-            kind, queue = (Kind.OPEN if isinstance(operation, Open) else Kind.OPENDIR), self._opens
-        queue.append(Request(kind, job, index, operation.path, raw, expected=_SMALL_REPLY))
+        kind = KIND_OF[type(operation)]
+        queue = self._ready if kind == Kind.STAT else self._opens
+        request = Request(kind, job, index, operation.path, raw, expected=_SMALL_REPLY)
+        request.keep = isinstance(operation, Open) and operation.keep
+        queue.append(request)
 
     def _submit_read(self, job: RunningJob, index: int, read: Read, handle: OpenHandle) -> None:
         if read.length <= 0 or read.offset < 0:
             self._give(job, index, b"")
             return
         handle.busy += 1
-        count = -(-read.length // self._max_read)
-        gather = Gather(count) if count > 1 else None
-        for number in range(count):
-            done = number * self._max_read
-            length = min(self._max_read, read.length - done)
-            request = Request(Kind.READ, job, index, handle.path, handle.value, handle=handle)
-            request.set_range(read.offset + done, length, number)
-            request.gather = gather
-            request.once = read.once
-            self._ready.append(request)
+        self._ready += read_requests(job, index, read, handle, self._max_read)
 
     def _encode(self, request: Request) -> bytes:
         number = self._options.first_id + self._count % _IDS
@@ -300,7 +296,8 @@ class Session:
 
     def _send_close(self, handle: OpenHandle) -> None:
         del self._handles[handle.value]
-        del handle.job.handles[handle.value]
+        if handle.job is not None:
+            del handle.job.handles[handle.value]
         self._window.held -= 1
         self._close_value(handle.value)
 
@@ -355,10 +352,13 @@ class Session:
         if request.job is None:
             self._close_value(value)
             return
-        handle = OpenHandle(value, request.path, request.job)
-        self._handles[value] = request.job.handles[value] = handle
+        owner = None if request.keep else request.job
+        public = Handle(value, next(self._tickets) if request.keep else 0)
+        self._handles[value] = handle = OpenHandle(public, request.path, owner)
+        if owner is not None:
+            owner.handles[value] = handle
         self._window.accepted()
-        self._deliver(request, Handle(value))
+        self._deliver(request, public)
 
     def _on_data(self, request: Request, data: bytes) -> None:
         got = len(data)

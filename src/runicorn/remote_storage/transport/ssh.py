@@ -9,13 +9,14 @@ import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Final
 
 from runicorn.errors import ConnectError, HostKeyError, TransportError, UsageError
 from runicorn.remote_storage.transport.channel import FdChannel
 from runicorn.remote_storage.transport.engine import SftpEngine
+from runicorn.remote_storage.transport.sharing import OPENSSH_OPTIONS, Sharing, is_openssh
 from runicorn.remote_storage.transport.wire import printable
 
 LOGIN_SECONDS: Final = 180.0
@@ -24,21 +25,14 @@ _PIPE_BYTES: Final = 1024 * 1024
 _STDERR_BYTES: Final = 64 * 1024
 _LEAVE_SECONDS: Final = 1.0
 _STDERR_SECONDS: Final = 0.5
-_OPENSSH_OPTIONS: Final = (
-    "-T",
-    "-x",
-    "-a",
-    "-oClearAllForwardings=yes",
-    "-oPermitLocalCommand=no",
-    "-oRemoteCommand=none",
-)
+_FURTHER_SECONDS: Final = 10.0
 _HOST_KEY_SIGNS: Final = (
     "Host key verification failed",
     "REMOTE HOST IDENTIFICATION HAS CHANGED",
     "POSSIBLE DNS SPOOFING DETECTED",
 )
 _NAME: Final = re.compile(r"[^\s\x00-\x1f\x7f-][^\s\x00-\x1f\x7f]*")
-_NOISE: Final = re.compile(r"debug\d:|Warning: Permanently added|@@@|\*\* ")
+_NOISE: Final = re.compile(r"debug\d:|Warning: Permanently added|@@@|channel \d+: open failed|\*\* ")
 _HINTS: Final = (
     ("subsystem request failed", "the server must offer the sftp subsystem"),
     ("Permission denied", "check the user name, and the key with `ssh-add -l`"),
@@ -65,8 +59,12 @@ class SshTarget:
     identity: str | None = None
     command: tuple[str, ...] = ("ssh",)
 
-    def argv(self, *, connect_timeout: float) -> list[str]:
-        """The command line that opens the sftp subsystem; ``connect_timeout`` is in seconds.
+    def argv(self, *, connect_timeout: float, options: Sequence[str] = ()) -> list[str]:
+        """The command line that opens the sftp subsystem.
+
+        Args:
+            connect_timeout: seconds.
+            options: further words for OpenSSH, behind those of ``command``, which hold.
 
         Raises:
             UsageError: host, user, port or command cannot be used.
@@ -79,8 +77,8 @@ class SshTarget:
         if not self.command or not self.command[0]:
             raise UsageError("the ssh command is empty")
         argv = list(self.command)
-        if os.path.basename(self.command[0]) == "ssh":
-            argv += [*_OPENSSH_OPTIONS, f"-oConnectTimeout={max(1, round(connect_timeout))}"]
+        if is_openssh(self.command[0]):
+            argv += [*options, *OPENSSH_OPTIONS, f"-oConnectTimeout={max(1, round(connect_timeout))}"]
         if self.user is not None:
             argv += ["-l", self.user]
         if self.port is not None:
@@ -105,6 +103,7 @@ class SshConnection:
         timeout: float = 60.0,
         login_timeout: float = LOGIN_SECONDS,
         echo_stderr: bool = False,
+        share: bool = True,
     ) -> None:
         """Nothing is started yet.
 
@@ -113,11 +112,15 @@ class SshConnection:
             timeout: seconds for the network connection, and of `SftpEngine`.
             login_timeout: seconds until the server must have greeted, prompts included.
             echo_stderr: pass on what ssh writes to its standard error, as it comes.
+            share: let the engine's `open_more` use this login, where the program is OpenSSH's.
 
         Raises:
             UsageError: the target cannot be used.
         """
         self._argv = target.argv(connect_timeout=timeout)
+        self._target = target
+        self._share = share and is_openssh(self._argv[0])
+        self._sharing: Sharing | None = None
         self._timeout = timeout
         self._login_timeout = login_timeout
         self._echo = echo_stderr
@@ -126,6 +129,7 @@ class SshConnection:
         self._engine: SftpEngine | None = None
         self._stderr = b""
         self._reader: threading.Thread | None = None
+        self._is_first = True
 
     @property
     def pid(self) -> int | None:
@@ -140,25 +144,37 @@ class SshConnection:
         """
         if self._process is not None:
             return self
+        if self._share:
+            self._sharing = Sharing(self._argv, self._target.host)
+            options = self._sharing.options
+            argv = self._target.argv(connect_timeout=self._timeout, options=options)
+        else:
+            argv = self._argv
         try:
             process = subprocess.Popen(
-                self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                # The master keeps the other end of a further one open for a round trip after it is gone.
+                stderr=subprocess.PIPE if self._is_first else subprocess.DEVNULL,
+                bufsize=0,
             )
         except OSError as error:
+            self._stop_sharing()
             program = printable(self._argv[0])
             raise ConnectError(
                 f"cannot start {program}: {error.strerror}",
                 hint=f"install OpenSSH's client, or correct {program!r}",
             ) from error
         self._process = process
-        assert process.stdin is not None  # noqa: S101 - all three are pipes
+        assert process.stdin is not None  # noqa: S101 - both are pipes
         assert process.stdout is not None  # noqa: S101
-        assert process.stderr is not None  # noqa: S101
         self._channel = _SshChannel(self, process.stdout, process.stdin)
-        self._reader = threading.Thread(
-            target=self._read_stderr, args=(process.stderr,), name="runicorn-ssh-stderr", daemon=True
-        )
-        self._reader.start()
+        if process.stderr is not None:
+            self._reader = threading.Thread(
+                target=self._read_stderr, args=(process.stderr,), name="runicorn-ssh-stderr", daemon=True
+            )
+            self._reader.start()
         return self
 
     def engine(self) -> SftpEngine:
@@ -178,24 +194,37 @@ class SshConnection:
             self._engine = SftpEngine(self._channel, timeout=self._timeout, login_timeout=self._login_timeout)
         except ConnectError as error:
             raise self._explain() from error
+        if self._sharing is not None:
+            self._engine.offer_more(self._open_more)
         return self._engine
 
     def close(self) -> None:
         """End ssh: by the end of its input, then by a signal. May be called more than once."""
+        if self._engine is not None:
+            self._engine.close()
         if self._channel is not None:
             self._channel.close()
 
     def finish(self) -> None:
         """Wait for ssh, whose pipes are closed, and end it when it does not end by itself."""
+        try:
+            self._end_process()
+        finally:
+            self._stop_sharing()
+
+    def _end_process(self) -> None:
         process = self._process
         if process is None or process.returncode is not None:
             return
+        # A further one has no connection of its own to take leave of.
+        patience = _LEAVE_SECONDS if self._is_first else 0.0
         try:
             for stop in (process.terminate, process.kill):
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_LEAVE_SECONDS)
+                    process.wait(patience)
                     break
                 stop()
+                patience = _LEAVE_SECONDS
         except BaseException:
             process.kill()
             raise
@@ -215,6 +244,40 @@ class SshConnection:
         if lines:
             return lines[-1]
         return "" if process.returncode is None else f"{self._program} ended with status {process.returncode}"
+
+    def _open_more(self, count: int) -> list[SftpEngine]:
+        """Engines on further processes, which log in nowhere; they are greeted at the same time."""
+        argv = self._sharing.further() if self._sharing is not None else []
+        further = [self._further(argv) for _ in range(count)] if argv else []
+        threads = [
+            threading.Thread(target=each._try, name="runicorn-ssh-more", daemon=True) for each in further
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        except BaseException:
+            for each in further:
+                each.close()
+            raise
+        return [each._engine for each in further if each._engine is not None]
+
+    def _further(self, argv: list[str]) -> SshConnection:
+        further = SshConnection(
+            self._target, timeout=self._timeout, login_timeout=_FURTHER_SECONDS, share=False
+        )
+        further._argv = argv
+        further._is_first = False
+        return further
+
+    def _try(self) -> None:
+        with contextlib.suppress(TransportError):
+            self.engine()
+
+    def _stop_sharing(self) -> None:
+        if self._sharing is not None:
+            self._sharing.remove()
 
     @property
     def _program(self) -> str:
