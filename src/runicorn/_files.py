@@ -68,33 +68,65 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
     fsync_folder(path.parent)
 
 
-def scratch_file(folder: Path) -> BinaryIO:
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file of this very name in the place of one that may be there; durable when the block ends.
+
+    On any other exit it is removed. The mode is 0666 less the umask.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    stream: BinaryIO | None = None
+    try:
+        stream = os.fdopen(os.open(path, _NEW_FILE, 0o666), "wb")
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+        stream.close()
+    except BaseException:
+        if stream is not None:
+            with suppress(OSError):  # closing flushes again what a full disk refused
+                stream.close()
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        raise
+    fsync_folder(path.parent)
+
+
+def scratch_file(folder: Path, mode: int = 0o600) -> BinaryIO:
     """A file without a name in a folder, open for writing and reading: it ends with the process.
+
+    Args:
+        folder: where it is made.
+        mode: its mode, less the umask.
 
     Raises:
         OSError: it cannot be made.
     """
     with suppress(AttributeError, OSError):  # not every system and file system has it
         nameless = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
-        return os.fdopen(os.open(folder, nameless, 0o600), "w+b")
+        return os.fdopen(os.open(folder, nameless, mode), "w+b")
     temp = folder / _temp_name("scratch")
     try:
         flags = _NEW_FILE | getattr(os, "O_TEMPORARY", 0)
-        return os.fdopen(os.open(temp, flags, 0o600), "w+b")
+        return os.fdopen(os.open(temp, flags, mode), "w+b")
     finally:
         if os.name != "nt":
             with suppress(FileNotFoundError):
                 os.unlink(temp)
 
 
-def sweep_temps(folder: Path, names: Iterable[str]) -> list[str]:
-    """Remove what killed processes left of `replace_file` and `scratch_file` in a folder.
+def sweep_temps(folder: Path, names: Iterable[str | re.Pattern[str]]) -> list[str]:
+    """Remove what killed processes left of the functions above in a folder.
 
     The caller holds the lock under which files with these names are written in this folder.
 
     Args:
         folder: where to look.
-        names: the names of the files that are written there.
+        names: the names of the files that are written there, or patterns of them.
 
     Returns:
         The names of the removed files.
@@ -102,7 +134,10 @@ def sweep_temps(folder: Path, names: Iterable[str]) -> list[str]:
     Raises:
         OSError: the folder cannot be listed.
     """
-    stems = "|".join(re.escape(name[:_LONGEST_STEM]) for name in (*names, "scratch"))
+    stems = "|".join(
+        re.escape(name[:_LONGEST_STEM]) if isinstance(name, str) else name.pattern
+        for name in (*names, "scratch")
+    )
     ours = re.compile(rf"\.(?:{stems})\.[0-9a-f]{{12}}\.tmp").fullmatch
     removed = []
     for name in os.listdir(folder):

@@ -9,10 +9,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from runicorn.manifest import FileEntry, Manifest, ManifestGenerator, ManifestType, Run
+from runicorn.manifest import FileEntry, Manifest, ManifestGenerator, ManifestType, Run, base
 from runicorn.manifest.model import Header, Identity
 
 PROJECT_RUN = "vision/resnet/runs/r1"
@@ -78,6 +79,14 @@ def inside(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with what is in it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 def temps(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob(".*") if path.name.endswith(".tmp"))
 
@@ -103,18 +112,28 @@ def a_header(**changes: object) -> Header:
 
 
 class ReadCounter:
-    """Which regular files a scan opens, by name."""
+    """Which regular files a scan opens, by name; a base of the journal reads all of them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.opened: list[str] = []
+        self.in_base = False
         real = os.open
+        real_base = base.write_base
+
+        def writing(*args: Any) -> object:
+            self.in_base = True
+            try:
+                return real_base(*args)
+            finally:
+                self.in_base = False
 
         def counting(path: object, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-            if dir_fd is not None and not flags & os.O_DIRECTORY:
+            if dir_fd is not None and not flags & os.O_DIRECTORY and not self.in_base:
                 self.opened.append(os.fsdecode(path))  # type: ignore[arg-type]
             return real(path, flags, mode, dir_fd=dir_fd)  # type: ignore[arg-type]
 
         monkeypatch.setattr("runicorn.manifest.scan_read.os.open", counting)
+        monkeypatch.setattr("runicorn.manifest.journal_writer.write_base", writing)
 
     def take(self) -> list[str]:
         """The names since the last time, sorted."""

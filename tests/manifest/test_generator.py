@@ -53,7 +53,10 @@ def test_the_documented_signatures() -> None:
         "active_window_seconds": 3600,
         "incremental": True,
         "lock_timeout": 60.0,
+        "journal": True,
+        "compact": False,
     }
+    assert list(init.parameters.values())[5].kind is inspect.Parameter.KEYWORD_ONLY
     made = inspect.signature(ManifestGenerator.generate).parameters
     assert {name: each.default for name, each in made.items() if name != "self"} == {
         "manifest_type": ManifestType.FULL,
@@ -73,6 +76,7 @@ def test_the_example_of_the_interface_document(tmp_path: Path) -> None:
         "full_manifest.json",
         "full_manifest.json.gz",
         "generator.lock",
+        "journal",
         "scan_state.gz",
     ]
 
@@ -142,8 +146,10 @@ def test_the_mode_follows_the_umask(tmp_path: Path) -> None:
         generate(tmp_path)
     finally:
         os.umask(before)
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / ".runicorn").iterdir()}
-    assert set(modes.values()) == {0o640}
+    files = [path for path in (tmp_path / ".runicorn").rglob("*") if path.is_file()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o640}
+    assert len(files) == 6
+    assert stat.S_IMODE((tmp_path / ".runicorn/journal").stat().st_mode) == 0o750
 
 
 @pytest.mark.parametrize(
@@ -210,7 +216,11 @@ def test_output_path(tmp_path: Path) -> None:
     manifest, path = ManifestGenerator(tmp_path / "root").generate(output_path=target)
     assert path == target
     assert read_manifest(target) == manifest == read_manifest(tmp_path / "deep/er/manifest.json.gz")
-    assert sorted(inside(tmp_path / "root/.runicorn")) == ["generator.lock", "scan_state.gz"]
+    assert sorted(inside(tmp_path / "root/.runicorn")) == [
+        "generator.lock",
+        "journal",
+        "scan_state.gz",
+    ]
 
 
 @pytest.mark.parametrize("name", ["m.json.gz", ".runicorn/generator.lock", ".runicorn/scan_state.gz"])

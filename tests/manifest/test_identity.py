@@ -23,6 +23,7 @@ from tests.manifest.helpers import (
     generate,
     inside,
     make_run,
+    remove,
     replace,
     settle,
     write,
@@ -153,7 +154,7 @@ def flip(path: Path) -> None:
 
 def other_form(path: Path) -> None:
     path.write_bytes(
-        gzip.compress(gzip.decompress(path.read_bytes()).replace(b"scan state 1", b"scan state 9"))
+        gzip.compress(gzip.decompress(path.read_bytes()).replace(b"scan state 2", b"scan state 9"))
     )
 
 
@@ -207,7 +208,7 @@ def test_one_manifest_is_enough_to_recover(root: Path, keep: str) -> None:
     first = generate(root)
     for name in inside(artefacts(root)):
         if name != keep:
-            (artefacts(root) / name).unlink()
+            remove(artefacts(root) / name)
     second = generate(root)
     assert second.lineage == first.lineage
     assert second.revision in (1, 2)
@@ -257,7 +258,11 @@ def backup(root: Path, name: str) -> Path:
 
 def put_back(root: Path, saved: Path, *names: str) -> None:
     for name in names or inside(saved):
-        shutil.copy2(saved / name, artefacts(root) / name)
+        remove(artefacts(root) / name)
+        if (saved / name).is_dir():
+            shutil.copytree(saved / name, artefacts(root) / name)
+        else:
+            shutil.copy2(saved / name, artefacts(root) / name)
 
 
 def test_older_manifests_put_back_are_brought_up_to_date(root: Path) -> None:

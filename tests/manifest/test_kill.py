@@ -40,15 +40,15 @@ def counted(real):
         return result
     return call
 
-for name in ("open", "fsync", "replace", "unlink"):
+for name in ("open", "fsync", "replace", "unlink", "write", "utime", "ftruncate", "mkdir"):
     setattr(os, name, counted(getattr(os, name)))
-code = main(["generate-manifest", "--root", root])
-sys.exit(code)
+sys.exit(CALL)
 """
+GENERATE = "main(['generate-manifest', '--root', root])"
 
 
-def child(root: Path, step: int, how: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", CHILD, str(root), str(step), how]
+def child(root: Path, step: int, how: str, call: str = GENERATE) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", CHILD.replace("CALL", call), str(root), str(step), how]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 

@@ -20,7 +20,8 @@ _PATH = click.Path(path_type=Path)
 _HELP = """Publish what a root of runs holds, so that clients can sync it.
 
 The manifest is written as JSON and, beside it, compressed (.gz). Files that have not changed since the last
-time are not read again.
+time are not read again. In the folder journal beside them, a journal tells clients that come often what has
+changed, together with the bytes.
 
 \b
 Examples:
@@ -28,6 +29,7 @@ Examples:
   runicorn generate-manifest --root /data/experiments
   runicorn generate-manifest --active --active-window 900
   runicorn generate-manifest --output /tmp/manifest.json
+  runicorn generate-manifest --no-journal
 
 \b
 Exit codes:
@@ -80,6 +82,8 @@ class GenerateOptions(NamedTuple):
     active_window: int
     no_incremental: bool
     lock_timeout: float
+    no_journal: bool
+    compact: bool
     verbose: bool
 
 
@@ -92,6 +96,8 @@ def run(options: GenerateOptions) -> int:
     """
     if options.active and options.full:
         raise click.UsageError("--active and --full exclude each other")
+    if options.no_journal and options.compact:
+        raise click.UsageError("--no-journal and --compact exclude each other")
     if options.verbose:
         _verbose_logging()
     generator = ManifestGenerator(
@@ -99,6 +105,8 @@ def run(options: GenerateOptions) -> int:
         active_window_seconds=options.active_window,
         incremental=not options.no_incremental,
         lock_timeout=options.lock_timeout,
+        journal=not options.no_journal,
+        compact=options.compact,
     )
     kind = ManifestType.ACTIVE if options.active else ManifestType.FULL
     header, path = generator.publish(kind, options.output)
@@ -130,7 +138,11 @@ def run(options: GenerateOptions) -> int:
     metavar="SECONDS",
     help="How long to wait for another generator on the same root.",
 )
-@click.option("--verbose", is_flag=True, help="Debug logging on stderr.")
+@click.option("--no-journal", is_flag=True, help="Keep no journal; remove the one that is there.")
+@click.option("--compact", is_flag=True, help="Begin the journal anew, as short as it can be.")
+@click.option(
+    "--verbose", is_flag=True, help="Debug logging on stderr: what was read, what the journal takes."
+)
 def command(**options: Any) -> int:
     """Parse the command line."""
     return run(GenerateOptions(**options))

@@ -116,7 +116,7 @@ def encode_change(
         start: offset within a log of the first one.
         digest: of the log's first ``start + size`` bytes, when these are not all of it.
     """
-    text = encode_entry(replace(entry, path=inner))
+    text = encode_entry(entry, inner)
     if size is None:
         return text
     extra = f', "data": {size}'

@@ -21,11 +21,11 @@ MAX_RUN = 64 * 1024**2
 """Bytes of one run's text."""
 
 
-def encode_entry(entry: FileEntry) -> str:
-    """One entry as JSON."""
+def encode_entry(entry: FileEntry, path: str | None = None) -> str:
+    """One entry as JSON; ``path`` is told in place of its own, when it is given."""
+    shown = quoted(entry.path if path is None else path)
     fields = [
-        f'"path": {quoted(entry.path)}, "size": {entry.size}, "mtime": {entry.mtime!r}, '
-        f'"priority": {entry.priority}'
+        f'"path": {shown}, "size": {entry.size}, "mtime": {entry.mtime!r}, "priority": {entry.priority}'
     ]
     if entry.mtime_ns is not None:
         fields.append(f'"mtime_ns": {entry.mtime_ns}')

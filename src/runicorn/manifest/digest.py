@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 BLOCK_SIZE = 1024 * 1024
 """Bytes of one block of a log."""
@@ -15,6 +16,20 @@ HASH_SIZE = 32
 def block_digest(hashes: Sequence[bytes]) -> str:
     """The digest of a log from the hashes of all its blocks (hex)."""
     return hashlib.sha256(b"".join(hashes)).hexdigest()
+
+
+class Mark(NamedTuple):
+    """A place within a log that a `BlockHasher` has passed.
+
+    Attributes:
+        size: bytes before it.
+        full: how many full blocks these are.
+        block: the hash object of the block that has begun.
+    """
+
+    size: int
+    full: int
+    block: Any
 
 
 class BlockHasher:
@@ -53,6 +68,15 @@ class BlockHasher:
         twin._block = self._block.copy()
         twin._filled = self._filled
         return twin
+
+    def mark(self) -> Mark:
+        """The place where the hasher stands; costs the same however long the log is."""
+        return Mark(self.size, len(self._done), self._block.copy())
+
+    def hashes_at(self, mark: Mark) -> list[bytes]:
+        """What `hashes` gave at a mark of this hasher."""
+        done = self._done[: mark.full]
+        return done if done and mark.size == mark.full * BLOCK_SIZE else [*done, mark.block.digest()]
 
     def hashes(self) -> list[bytes]:
         """The hashes of all blocks so far, the last and shorter one included."""

@@ -8,46 +8,28 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 from pathlib import Path
-from typing import NamedTuple
 
 from runicorn._files import sweep_temps
-from runicorn._version import __version__
 from runicorn.errors import PublishError, UsageError
 from runicorn.manifest.checks import MAX_TIME
+from runicorn.manifest.generation import Order, publish
 from runicorn.manifest.generator_lock import LOCK_NAME, generator_lock, now_by_all_clocks
-from runicorn.manifest.identity import identity_after, identity_without_state
-from runicorn.manifest.model import Header, Identity, Manifest, ManifestType, Run
+from runicorn.manifest.model import Header, Manifest, ManifestType, Run
 from runicorn.manifest.publish import (
-    Body,
     gz_path,
     standard_name,
     stored_header,
-    stored_headers,
-    write_manifest,
 )
 from runicorn.manifest.rules import ARTEFACT_FOLDER, escape
-from runicorn.manifest.scan import Found, Scanner
-from runicorn.manifest.scan_problems import Problems
 from runicorn.manifest.scan_state import (
     STATE_NAME,
-    RunState,
-    StateLost,
-    StateOutput,
-    StateReader,
-    Summary,
 )
 
 RACY_NS = 2 * 10**9
 """A file that changed this long (ns) before a scan or later is read again by the next one."""
 
 _log = logging.getLogger("runicorn.manifest")
-
-
-def _hostname() -> str:
-    name = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
-    return escape(name)[:255]
 
 
 class ManifestGenerator:
@@ -59,18 +41,23 @@ class ManifestGenerator:
         active_window_seconds: an active manifest lists the runs that changed within this time, seconds.
         incremental: whether files that have not changed inherit their digests unread.
         lock_timeout: how long to wait for another generator on the same root, seconds.
+        journal: whether a journal is kept beside the manifests; one that is there is removed otherwise.
+        compact: whether the journal is written anew, as short as it can be.
 
     Raises:
-        UsageError: a negative window or waiting time.
+        UsageError: a negative window or waiting time; to compact no journal.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is an option of the command
         self,
         remote_root: Path,
         output_dir: Path | None = None,
         active_window_seconds: int = 3600,
         incremental: bool = True,
         lock_timeout: float = 60.0,
+        *,
+        journal: bool = True,
+        compact: bool = False,
     ) -> None:
         if active_window_seconds < 0:
             raise UsageError("the active window cannot be negative")
@@ -84,7 +71,11 @@ class ManifestGenerator:
         self.output_dir = self.remote_root / ARTEFACT_FOLDER if output_dir is None else Path(output_dir)
         self.active_window_seconds = active_window_seconds
         self.incremental = incremental
+        if compact and not journal:
+            raise UsageError("there is no journal to compact")
         self.lock_timeout = lock_timeout
+        self.journal = journal
+        self.compact = compact
 
     def generate(
         self, manifest_type: ManifestType = ManifestType.FULL, output_path: Path | None = None
@@ -163,11 +154,25 @@ class ManifestGenerator:
             racy_from = now_by_all_clocks(lock, self.remote_root) - RACY_NS
             try:
                 self._sweep()
-                header = _publish(self, _Order(manifest_type, target, racy_from), runs)
+                header = publish(self._order(manifest_type, target, racy_from), runs)
             except OSError as error:
                 name = escape(str(error.filename or self.output_dir))
                 raise PublishError(f"cannot write '{name}': {error.strerror}", path=name) from error
         return header, target
+
+    def _order(self, manifest_type: ManifestType, target: Path, racy_from: int) -> Order:
+        return Order(
+            root=os.path.realpath(self.remote_root),
+            shown_root=str(self.remote_root),
+            output=self.output_dir,
+            manifest_type=manifest_type,
+            target=target,
+            racy_from=racy_from,
+            active_window=self.active_window_seconds,
+            incremental=self.incremental,
+            journal=self.journal,
+            compact=self.compact,
+        )
 
     def _checked_target(self, manifest_type: ManifestType, output_path: Path | None) -> Path:
         try:
@@ -184,137 +189,3 @@ class ManifestGenerator:
         names = [standard_name(each) for each in ManifestType]
         for name in sweep_temps(self.output_dir, (*names, *(f"{each}.gz" for each in names), STATE_NAME)):
             _log.debug("removed the rest of a killed generator: %s", name)
-
-
-class _Order(NamedTuple):
-    manifest_type: ManifestType
-    target: Path
-    racy_from: int
-
-
-def _publish(generator: ManifestGenerator, order: _Order, runs: list[Run] | None) -> Header:
-    try:
-        return _Generation(generator, order, runs, StateReader(generator.output_dir / STATE_NAME)).run()
-    except StateLost as error:
-        _log.info("no scan state (%s): everything is read", error)
-    if runs is not None:
-        runs.clear()
-    return _Generation(generator, order, runs, None).run()
-
-
-class _Generation:
-    """One generation, under the lock."""
-
-    def __init__(
-        self, generator: ManifestGenerator, order: _Order, runs: list[Run] | None, reader: StateReader | None
-    ) -> None:
-        self._generator = generator
-        self._order = order
-        self._runs = runs
-        self._reader = reader
-        self._folder = generator.output_dir
-        self._body = Body(self._folder / STATE_NAME, self._listed)
-        self._state = StateOutput(self._folder / STATE_NAME)
-        self._changed = False
-        self._looked_at = time.time()
-        window = generator.active_window_seconds * 10**9
-        self._since = time.time_ns() - window if order.manifest_type is ManifestType.ACTIVE else 0
-
-    def run(self) -> Header:
-        scanner = Scanner(
-            str(self._generator.remote_root), self._order.racy_from, incremental=self._generator.incremental
-        )
-        started = time.monotonic()
-        try:
-            previous = self._reader.runs() if self._reader is not None else iter(())
-            for found in scanner.scan(previous):
-                self._take(found)
-            self._body.end()
-            self._log_scan(scanner, time.monotonic() - started)
-            return self._install(scanner.problems)
-        finally:
-            self._body.close()
-            self._state.close()
-
-    def _log_scan(self, scanner: Scanner, duration: float) -> None:
-        if not _log.isEnabledFor(logging.DEBUG):
-            return
-        _log.debug("scanned %d runs in %.3f s", self._state.runs, duration)
-        _log.debug("read %d files, %d bytes", scanner.files_read, scanner.bytes_read)
-        _log.debug("inherited %d files", self._state.files - scanner.files_read)
-        for problem in scanner.problems.listed:
-            _log.debug("problem: %s: %s: %s", problem.path, problem.kind, problem.message)
-
-    def _listed(self, state: RunState) -> bool:
-        return state.newest_ns >= self._since
-
-    def _take(self, found: Found) -> None:
-        now, old = found
-        if now is None:
-            self._changed = True
-            self._state.start()
-            self._body.start()
-            return
-        if now is old:
-            self._state.keep(now)
-            self._body.keep(now)
-        else:
-            self._take_other(now, old)
-        if self._runs is not None and self._listed(now):
-            self._runs.append(now.listed())
-
-    def _take_other(self, now: RunState, old: RunState | None) -> None:
-        if old is not None and now.encoded() == old.encoded():
-            self._state.keep(now)
-        else:
-            self._state.put(now)
-        if old is not None and now.line == old.line:
-            self._body.keep(now)
-        else:
-            self._changed = True
-            self._body.put(now)
-
-    def _install(self, problems: Problems) -> Header:
-        previous = self._reader.summary if self._reader is not None else None
-        identity = self._identity(previous, problems)
-        header = self._header(identity, problems)
-        self._state.install(Summary(identity, problems.digest, self._state.runs), previous)
-        target = self._order.target
-        old = previous.identity if previous is not None else None
-        write_manifest(target, header, self._body.streams(target, (identity, old)))
-        return header
-
-    def _identity(self, previous: Summary | None, problems: Problems) -> Identity:
-        stored = stored_headers(self._folder)
-        if previous is None:
-            return identity_without_state(stored, lambda header: self._lists_the_same(header, problems))
-        changed = self._changed or previous.problems != problems.digest
-        return identity_after(previous.identity, stored, changed=changed)
-
-    def _lists_the_same(self, stored: Header, problems: Problems) -> bool:
-        both_full = stored.manifest_type is self._order.manifest_type is ManifestType.FULL
-        return (
-            both_full
-            and stored.problems == tuple(problems.listed)
-            and stored.problem_count == problems.count == len(problems.listed)
-            and self._body.equals(self._folder / standard_name(ManifestType.FULL))
-        )
-
-    def _header(self, identity: Identity, problems: Problems) -> Header:
-        generator = self._generator
-        active = self._order.manifest_type is ManifestType.ACTIVE
-        return Header(
-            manifest_type=self._order.manifest_type,
-            identity=identity,
-            generated_at=self._looked_at,
-            server_hostname=_hostname(),
-            remote_root=escape(str(generator.remote_root))[:4096],
-            total_experiments=self._body.runs,
-            total_files=self._body.files,
-            total_bytes=self._body.size,
-            complete=not problems.hides_files,
-            problems=tuple(problems.listed),
-            problem_count=problems.count,
-            active_window=generator.active_window_seconds if active else None,
-            generator=f"runicorn {__version__}",
-        )

@@ -18,6 +18,11 @@ def random_uuid() -> str:
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
+def random_name() -> str:
+    """32 random hex digits."""
+    return os.urandom(16).hex()
+
+
 def _next(known: Identity, revision: int) -> Identity:
     """The identity of a new state after this revision."""
     if revision >= MAX_REVISION:
@@ -25,41 +30,48 @@ def _next(known: Identity, revision: int) -> Identity:
     return Identity(known.lineage, revision + 1, random_uuid())
 
 
-def identity_after(known: Identity, stored: Sequence[Header], *, changed: bool) -> Identity:
+def identity_after(
+    known: Identity, stored: Sequence[Header], *, changed: bool, journal: Sequence[Identity] = ()
+) -> Identity:
     """The identity to publish under when the last scan's is known.
 
     Args:
         known: what the scan state tells.
         stored: the headers of the manifests that are there.
         changed: whether the scan found something else.
+        journal: the states that the journal has.
 
     Returns:
-        ``known`` itself when nothing is new. A manifest of the same lineage that is ahead, or has the same
-        revision for another state, means that an older scan state was put back: the revision then goes
-        beyond both.
+        ``known`` itself when nothing is new. A manifest or journal of the same lineage that is ahead, or has
+        the same revision for another state, means that an older scan state was put back: the revision then
+        goes beyond both.
     """
-    seen = [header.identity for header in stored if header.identity.lineage == known.lineage]
+    told = [*(header.identity for header in stored), *journal]
+    seen = [each for each in told if each.lineage == known.lineage]
     ahead = any(each.revision >= known.revision and each != known for each in seen)
     if not changed and not ahead:
         return known
     return _next(known, max([known.revision, *(each.revision for each in seen)]))
 
 
-def identity_without_state(stored: Sequence[Header], same: Callable[[Header], bool]) -> Identity:
+def identity_without_state(
+    stored: Sequence[Header], same: Callable[[Header], bool], journal: Sequence[Identity] = ()
+) -> Identity:
     """The identity to publish under when the scan state is lost.
 
     Args:
         stored: the headers of the manifests that are there, those to trust first in front.
         same: whether a manifest lists exactly what the scan found.
+        journal: the states that the journal has.
     """
-    ours = [header for header in stored if header.identity.lineage is not None]
-    if not ours:
+    told = [*(header.identity for header in stored), *journal]
+    lineage = next((each.lineage for each in told if each.lineage is not None), None)
+    if lineage is None:
         return Identity(random_uuid(), 1, random_uuid())
-    lineage = ours[0].identity.lineage
-    heads = [header for header in ours if header.identity.lineage == lineage]
-    newest = max(heads, key=lambda header: header.identity.revision)
-    same_revision = [each for each in heads if each.identity.revision == newest.identity.revision]
-    split = any(each.identity != newest.identity for each in same_revision)
-    if not split and same(newest):
-        return newest.identity
-    return _next(newest.identity, newest.identity.revision)
+    ours = [each for each in told if each.lineage == lineage]
+    newest = max(ours, key=lambda each: each.revision)
+    split = any(each != newest for each in ours if each.revision == newest.revision)
+    header = next((header for header in stored if header.identity == newest), None)
+    if not split and header is not None and same(header):
+        return newest
+    return _next(newest, newest.revision)

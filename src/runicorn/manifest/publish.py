@@ -114,8 +114,8 @@ class Body:
                 self.sum.add(b",\n")
             self.sum.add(state.line)
             self.runs += 1
-            self.files += state.files
-            self.size += state.size
+            self.files += state.sums.files
+            self.size += state.sums.size
 
     def start(self) -> None:
         """Write from now on, beginning with what was kept so far."""

@@ -10,19 +10,21 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from runicorn.errors import PublishError
 from runicorn.manifest import rules
+from runicorn.manifest.capture import Capture
 from runicorn.manifest.model import ProblemKind
+from runicorn.manifest.rights import ALONE, SEARCH, Audience
+from runicorn.manifest.scan_key import Place
 from runicorn.manifest.scan_problems import Problems
-from runicorn.manifest.scan_read import look
-from runicorn.manifest.scan_run import scan_run
+from runicorn.manifest.scan_read import DENIED, OPEN_FOLDER, OPEN_ROOT, look
+from runicorn.manifest.scan_run import gone_by_rights, scan_run
 from runicorn.manifest.scan_state import RunState
 
 _CAN_WALK = os.open in os.supports_dir_fd and os.scandir in os.supports_fd
-_OPEN_ROOT = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
-_OPEN_FOLDER = _OPEN_ROOT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class Found(NamedTuple):
@@ -30,6 +32,23 @@ class Found(NamedTuple):
 
     now: RunState | None
     old: RunState | None
+
+
+class ForJournal(NamedTuple):
+    """What a scan has to know of the journal.
+
+    Attributes:
+        audience: who may read it.
+        reached: whether they can search the folders above the root's content.
+        capture: collects what changed; None when a fresh base is going to be written, or none.
+    """
+
+    audience: Audience = ALONE
+    reached: bool = True
+    capture: Capture | None = None
+
+
+NO_JOURNAL = ForJournal()
 
 
 def _in_order(name: str) -> str:
@@ -44,17 +63,21 @@ class Scanner:
         root: the folder that holds all runs; may itself be a link.
         racy_from: files that changed at this time (ns) or later are read again next time.
         incremental: whether unchanged files inherit what the last scan knew.
+        journal: for whom the journal is written and what collects its frames.
 
     Attributes:
         problems: what could not be listed; complete when the pass has ended.
         files_read: number of files that were read.
         bytes_read: bytes that were read.
+        revoked: whether a file became readable by fewer people than those who may read the journal.
 
     Raises:
         PublishError: the root is missing, is no folder or cannot be read.
     """
 
-    def __init__(self, root: str, racy_from: int, *, incremental: bool = True) -> None:
+    def __init__(
+        self, root: str, racy_from: int, *, incremental: bool = True, journal: ForJournal = NO_JOURNAL
+    ) -> None:
         if not _CAN_WALK:
             raise PublishError("this system cannot walk folders safely")
         self.problems = Problems()
@@ -62,9 +85,13 @@ class Scanner:
         self.bytes_read = 0
         self.racy_from = racy_from
         self.incremental = incremental
+        self.audience = journal.audience
+        self.capture = journal.capture
+        self.revoked = False
+        self._reached = [journal.reached]
         self._real_root = os.path.realpath(root)
         try:
-            self._root = os.open(self._real_root, _OPEN_ROOT)
+            self._root = os.open(self._real_root, OPEN_ROOT)
         except OSError as error:
             raise PublishError(f"cannot read the root: {error.strerror}") from error
 
@@ -87,17 +114,25 @@ class Scanner:
         old = next(previous, None)
         for fd, folder, names in self._run_folders():
             while old is not None and _in_order(old.folder) < _in_order(folder):
-                yield Found(None, old)
+                yield self._gone(old)
                 old = next(previous, None)
             met = None
             if old is not None and old.folder == folder:
                 met, old = old, next(previous, None)
-            now = scan_run(self, fd, folder, names, met)
-            if now is not None or met is not None:
+            now = scan_run(self, Place(fd, folder, names, self._reached[-1]), met)
+            if now is not None:
                 yield Found(now, met)
+            elif met is not None:
+                yield self._gone(met)
         while old is not None:
-            yield Found(None, old)
+            yield self._gone(old)
             old = next(previous, None)
+
+    def _gone(self, old: RunState) -> Found:
+        self.revoked = self.revoked or gone_by_rights(self, old)
+        if self.capture is not None:
+            self.capture.gone(old)
+        return Found(None, old)
 
     def _run_folders(self) -> Iterator[tuple[int, str, dict[str, os.DirEntry[str]]]]:
         try:
@@ -106,44 +141,50 @@ class Scanner:
         except OSError as error:
             raise PublishError(f"cannot read the root: {error.strerror}") from error
         for name in self._subfolders(top, self._root, ""):
-            fd = self.enter(name, self._root, name)
-            if fd is None:
-                continue
-            try:
+            with self._inside(name, self._root, name) as fd:
+                if fd is None:
+                    continue
                 if name == rules.RUNS_FOLDER:
                     yield from self._path_layout(fd, name, self.entries(fd, name), 1)
                 else:
                     yield from self._project(fd, name)
-            finally:
-                os.close(fd)
+
+    @contextmanager
+    def _inside(self, name: str, folder: int, path: str) -> Iterator[int | None]:
+        """As `enter`; the handle is closed at the end."""
+        fd = self.enter(name, folder, path)
+        if fd is None:
+            yield None
+            return
+        try:
+            self._reached.append(self._reached[-1] and self.may_search(fd))
+            yield fd
+            self._reached.pop()
+        finally:
+            os.close(fd)
+
+    def may_search(self, fd: int) -> bool:
+        """Whether who may read the journal may search an open folder."""
+        return self.audience.alone or self.audience.has(SEARCH, os.fstat(fd), fd)
 
     def _project(self, project: int, path: str) -> Iterator[tuple[int, str, dict[str, os.DirEntry[str]]]]:
         for name in self._subfolders(self.entries(project, path), project, path):
-            fd = self.enter(name, project, f"{path}/{name}")
-            if fd is None:
-                continue
-            runs = None
-            try:
+            with self._inside(name, project, f"{path}/{name}") as fd:
+                if fd is None:
+                    continue
                 below = f"{path}/{name}/{rules.RUNS_FOLDER}"
-                runs = self.enter(rules.RUNS_FOLDER, fd, below)
-                if runs is not None:
-                    yield from self._runs(runs, below)
-            finally:
-                os.close(fd)
-                if runs is not None:
-                    os.close(runs)
+                with self._inside(rules.RUNS_FOLDER, fd, below) as runs:
+                    if runs is not None:
+                        yield from self._runs(runs, below)
 
     def _runs(self, runs: int, path: str) -> Iterator[tuple[int, str, dict[str, os.DirEntry[str]]]]:
         for name in self._subfolders(self.entries(runs, path), runs, path):
-            fd = self.enter(name, runs, f"{path}/{name}")
-            if fd is None:
-                continue
-            try:
+            with self._inside(name, runs, f"{path}/{name}") as fd:
+                if fd is None:
+                    continue
                 entries = self.entries(fd, f"{path}/{name}")
                 if _holds_run(entries):
                     yield fd, f"{path}/{name}", {entry.name: entry for entry in entries}
-            finally:
-                os.close(fd)
 
     def _path_layout(
         self, folder: int, path: str, entries: list[os.DirEntry[str]], parts: int
@@ -154,17 +195,14 @@ class Scanner:
             return
         for name in names:
             inner = f"{path}/{name}"
-            fd = self.enter(name, folder, inner)
-            if fd is None:
-                continue
-            try:
+            with self._inside(name, folder, inner) as fd:
+                if fd is None:
+                    continue
                 below = self.entries(fd, inner)
                 if _holds_run(below):
                     yield fd, inner, {entry.name: entry for entry in below}
                 else:
                     yield from self._path_layout(fd, inner, below, parts + 1)
-            finally:
-                os.close(fd)
 
     def _subfolders(self, entries: list[os.DirEntry[str]], folder: int, path: str) -> list[str]:
         """The names of the folders to enter, in order; reports what cannot be entered."""
@@ -207,7 +245,7 @@ class Scanner:
     def enter(self, name: str, folder: int, path: str) -> int | None:
         """A handle on a folder in an open folder; None when it is gone or a problem."""
         try:
-            return os.open(name, _OPEN_FOLDER, dir_fd=folder)
+            return os.open(name, OPEN_FOLDER, dir_fd=folder)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
                 self._judge_swapped(name, folder, path)
@@ -256,7 +294,7 @@ class Scanner:
 
     def _report_error(self, path: str, error: OSError) -> None:
         text = os.strerror(error.errno) if error.errno else "cannot be read"
-        self.problems.report(path, ProblemKind.UNREADABLE, text)
+        self.problems.report(path, ProblemKind.UNREADABLE, text, denied=error.errno in DENIED)
 
 
 def _name_of(entry: os.DirEntry[str]) -> str:

@@ -8,6 +8,8 @@ from runicorn.manifest import rules
 from runicorn.manifest.codec import MAX_LISTED_PROBLEMS, MAX_PROBLEM_TEXT
 from runicorn.manifest.model import Problem, ProblemKind
 
+_MAX_DENIED = 10_000
+
 
 class Problems:
     """Collects problems in the order in which they are found.
@@ -24,24 +26,28 @@ class Problems:
         self.hides_files = False
         self._text = 0
         self._digest = hashlib.sha256()
-        self._held: list[tuple[str, ProblemKind, str]] | None = None
+        self._held: list[tuple[str, ProblemKind, str, bool]] | None = None
+        self._denied: set[str] = set()
 
     @property
     def digest(self) -> str:
         """Differs when any problem differs (hex)."""
         return self._digest.hexdigest()
 
-    def report(self, path: str, kind: ProblemKind, message: str) -> None:
+    def report(self, path: str, kind: ProblemKind, message: str, *, denied: bool = False) -> None:
         """Take a problem.
 
         Args:
             path: relative to the root, as the system gives it.
             kind: what it is.
             message: one line, safe to show.
+            denied: whether the generator lacks the rights.
         """
         if self._held is not None:
-            self._held.append((path, kind, message))
+            self._held.append((path, kind, message, denied))
             return
+        if denied and len(self._denied) < _MAX_DENIED:
+            self._denied.add(path)
         problem = Problem(_shortened(rules.escape(path)), kind.value, message)
         self.count += 1
         self.hides_files = self.hides_files or kind.hides_files
@@ -57,8 +63,15 @@ class Problems:
     def release(self, *, drop: bool) -> None:
         """Take what was kept back, or forget it."""
         held, self._held = self._held or [], None
-        for each in () if drop else held:
-            self.report(*each)
+        for path, kind, message, denied in () if drop else held:
+            self.report(path, kind, message, denied=denied)
+
+    def hides_by_rights(self, path: str) -> bool:
+        """Whether a path may be there and the generator may not read it any more."""
+        if len(self._denied) == _MAX_DENIED:
+            return True
+        parts = path.split("/")
+        return any("/".join(parts[:count]) in self._denied for count in range(1, len(parts) + 1))
 
 
 def _shortened(path: str) -> str:

@@ -10,202 +10,77 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from itertools import chain
+from typing import Any
 
 from runicorn.manifest import rules
 from runicorn.manifest.checks import MAX_TIME
 from runicorn.manifest.codec import MAX_RUN, encode_run
-from runicorn.manifest.digest import HASH_SIZE, block_digest
+from runicorn.manifest.digest import block_digest
+from runicorn.manifest.frame_writer import RunFields
 from runicorn.manifest.model import FileEntry, ProblemKind, Run
-from runicorn.manifest.scan_problems import Problems
+from runicorn.manifest.rights import READ
+from runicorn.manifest.scan_key import STATE_NAMES, Place, RunFile, Walker, is_link, key_now, media_of
+from runicorn.manifest.scan_log import Wanted, read_log
+from runicorn.manifest.scan_memory import (
+    SEPARATOR,
+    OldRun,
+    audience_piece,
+    key_piece,
+    log_memory,
+    private_names,
+)
 from runicorn.manifest.scan_read import (
+    CARRY_LIMIT,
     VANISHED,
-    KnownLog,
     Trouble,
+    Unsettled,
     look,
-    read_log,
+    opened,
     read_state_file,
     refuse_irregular,
 )
-from runicorn.manifest.scan_state import RunState, StateLost
+from runicorn.manifest.scan_state import RunState, Sums
 
 MAX_STATUS = 64
-_RACY = "?"
-_SEPARATOR = "//"  # cannot be a part of a path
 _MAX_TIME_NS = int(MAX_TIME) * 10**9
-_STATE_NAMES = ("status.json", *(name for name in rules.STATE_PRIORITIES if name != "status.json"))
-_ORDER = (*_STATE_NAMES, *rules.LOG_PRIORITIES)
 
 
-class Walker(Protocol):
-    """What a run needs of the scan that it is a part of.
-
-    Attributes:
-        problems: takes what cannot be listed.
-        racy_from: files that changed at this time (ns) or later are read again next time.
-        incremental: whether digests are inherited.
-    """
-
-    problems: Problems
-    racy_from: int
-    incremental: bool
-
-    def count_read(self, size: int) -> None:
-        """Note that a file was read, and how many bytes of it."""
-
-    def enter(self, name: str, folder: int, path: str) -> int | None:
-        """A handle on a folder in an open folder; None when it is gone or a problem."""
-
-    def entries(self, fd: int, path: str) -> list[os.DirEntry[str]]:
-        """What is in an open folder, by name without hidden names; nothing when it is a problem."""
-
-    def is_folder(self, entry: os.DirEntry[str], path: str) -> bool | None:
-        """Whether it is a folder; None when it was reported as one that may not be entered."""
-
-
-class _Media(NamedTuple):
-    inner: str
-    name: str
-    folder: int
-    entry: os.DirEntry[str]
-
-
-def _is_link(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_symlink()
-    except OSError:
-        return False  # `is_folder` meets the same error and reports it
-
-
-def _leads_to_folder(entry: os.DirEntry[str], folder: int) -> bool:
-    try:
-        return entry.is_symlink() and stat.S_ISDIR(os.stat(entry.name, dir_fd=folder).st_mode)
-    except OSError:
-        return False
-
-
-def _media(walker: Walker, fd: int, folder: str, inner: str, depth: int = 0) -> Iterator[_Media]:
-    """What takes the place of a file that belongs, in and below one media folder."""
-    path = f"{folder}/{inner}"
-    too_deep = False
-    for entry in walker.entries(fd, path):
-        name = entry.name
-        folder_there = walker.is_folder(entry, f"{path}/{name}")
-        if folder_there:
-            too_deep = too_deep or depth == rules.MAX_FOLDER_DEPTH
-            if depth < rules.MAX_FOLDER_DEPTH:
-                yield from _media_folder(walker, (name, fd), folder, f"{inner}/{name}", depth + 1)
-        elif folder_there is None or not rules.media_belongs(name):
-            continue
-        elif _leads_to_folder(entry, fd):
-            walker.problems.report(f"{path}/{name}", ProblemKind.LINK, "a link is not followed")
-        else:
-            yield _Media(f"{inner}/{name}", name, fd, entry)
-    if too_deep:
-        walker.problems.report(path, ProblemKind.TOO_DEEP, "folders are nested too deep")
-
-
-def _media_folder(
-    walker: Walker, place: tuple[str, int], folder: str, inner: str, depth: int
-) -> Iterator[_Media]:
-    fd = walker.enter(*place, f"{folder}/{inner}")
-    if fd is None:
-        return
-    try:
-        yield from _media(walker, fd, folder, inner, depth)
-    finally:
-        os.close(fd)
-
-
-def _stat_text(status: os.stat_result) -> str:
-    return f"{status.st_size}/{status.st_mtime_ns}/{status.st_ctime_ns}/{status.st_ino}"
-
-
-def _key_now(walker: Walker, fd: int, folder: str, names: dict[str, os.DirEntry[str]]) -> bytes | None:
-    """The key of a run as it is now, made without reading; None when that does not work."""
-    pieces = []
-    try:
-        for name in _ORDER:
-            entry = names.get(name)
-            if entry is not None:
-                pieces.append(f"{name}//{_stat_text(entry.stat(follow_symlinks=False))}")
-        media = names.get(rules.MEDIA_FOLDER)
-        if media is not None and media.is_dir(follow_symlinks=False):
-            for inner, _, _, entry in _media_folder(walker, ("media", fd), folder, "media", 0):
-                pieces.append(f"{inner}//{_stat_text(entry.stat(follow_symlinks=False))}")
-    except OSError:
-        return None
-    return _SEPARATOR.join(pieces).encode("utf-8", "surrogateescape")
-
-
-def scan_run(
-    walker: Walker, fd: int, folder: str, names: dict[str, os.DirEntry[str]], old: RunState | None
-) -> RunState | None:
+def scan_run(walker: Walker, run: Place, old: RunState | None) -> RunState | None:
     """What a manifest lists of a run.
 
     Args:
         walker: the scan that it is a part of.
-        fd: handle of the run folder, closed by the caller.
-        folder: its path relative to the root.
-        names: what the folder holds.
+        run: the run folder; the caller closes its handle.
         old: what the last scan found there.
 
     Returns:
         The very object ``old`` when nothing changed; None when there is no run (any more).
     """
-    media = names.get(rules.MEDIA_FOLDER)
-    if media is not None and _is_link(media):
-        walker.problems.report(f"{folder}/media", ProblemKind.LINK, "a link is not followed")
+    media = run.names.get(rules.MEDIA_FOLDER)
+    if media is not None and is_link(media):
+        walker.problems.report(f"{run.folder}/media", ProblemKind.LINK, "a link is not followed")
     if old is not None and walker.incremental:
         walker.problems.hold()
-        same = _key_now(walker, fd, folder, names) == old.key
+        same = key_now(walker, run) == old.key
         walker.problems.release(drop=not same)
         if same:
             return old
-    return _Reading(walker, fd, folder, old).scan(names)
+    return _Reading(walker, run, old).scan()
 
 
-class _Old:
-    """What the last scan knew, file by file."""
-
-    def __init__(self, old: RunState | None) -> None:
-        self.stats: dict[str, str] = {}
-        self.entries: dict[str, dict[str, Any]] = {}
-        self.memory: dict[str, Any] = {}
-        self.status = "unknown"
-        if old is None:
-            return
-        try:
-            pieces = old.key.decode().split(_SEPARATOR)
-            self.stats = dict(zip(pieces[::2], pieces[1::2], strict=True))
-            line = json.loads(old.line)
-            start = len(old.folder) + 1
-            self.entries = {each["path"][start:]: each for each in line["files"]}
-            self.memory = json.loads(old.memory)
-            self.status = line["status"]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise StateLost("a run makes no sense") from error
-
-    def digests(self, inner: str, status: os.stat_result) -> dict[str, Any] | None:
-        """The entry of a file that has not changed since it was read."""
-        return self.entries.get(inner) if self.stats.get(inner) == _stat_text(status) else None
-
-    def log(self, inner: str) -> tuple[bool, KnownLog] | None:
-        """Whether a log was read from the start, and what is known of it."""
-        try:
-            whole, hashes = self.memory["logs"][inner]
-            size, _, _, inode = self.stats[inner].rstrip(_RACY).split("/")
-            packed = bytes.fromhex(hashes)
-            blocks = [packed[at : at + HASH_SIZE] for at in range(0, len(packed), HASH_SIZE)]
-            return bool(whole), KnownLog(int(inode), int(size), blocks)
-        except KeyError:
-            return None
-        except (ValueError, TypeError) as error:
-            raise StateLost("a log makes no sense") from error
+def gone_by_rights(walker: Walker, old: RunState) -> bool:
+    """Whether a run that is not there any more may be hidden by rights, and was carried."""
+    if walker.audience.alone:
+        return False
+    known = OldRun(old)
+    return any(
+        known.shown(inner) and walker.problems.hides_by_rights(f"{old.folder}/{inner}")
+        for inner in known.entries
+    )
 
 
-def _fields(data: bytes | None) -> dict[str, Any]:
+def _object(data: bytes | None) -> dict[str, Any]:
     """The object in a JSON file; empty when it is none."""
     try:
         parsed = json.loads(data or b"")
@@ -224,50 +99,56 @@ def _time(value: object) -> float | None:
 class _Reading:
     """Takes the files of one run, one by one."""
 
-    def __init__(self, walker: Walker, fd: int, folder: str, old: RunState | None) -> None:
+    def __init__(self, walker: Walker, run: Place, old: RunState | None) -> None:
         self._walker = walker
-        self._fd = fd
-        self._folder = folder
-        self._old = _Old(old if walker.incremental else None)
-        self._pieces: list[str] = []
+        self._run = run
+        self._fd = run.fd
+        self._folder = run.folder
+        self._old = OldRun(old, inherit=walker.incremental)
+        self._part = walker.capture.part(self._fields) if walker.capture is not None else None
+        self._pieces = [audience_piece(walker.audience.text)]
         self._files: list[FileEntry] = []
         self._logs: dict[str, list[Any]] = {}
+        self._private: list[str] = []
+        self._hidden: set[str] = set()
+        self._carriable = self._large = 0
         self._is_run = False
         self._status = "unknown"
         self._started: float | None = None
         self._created: float | None = None
 
-    def scan(self, names: dict[str, os.DirEntry[str]]) -> RunState | None:
-        for name in _STATE_NAMES:
-            if name in names:
-                self._guarded(name, name, self._fd)
+    def scan(self) -> RunState | None:
+        for name in STATE_NAMES:
+            if name in self._run.names:
+                self._guarded(RunFile(name, name, self._fd, self._run.reached))
         for name in rules.LOG_PRIORITIES:  # one that was made after the listing belongs too
-            self._guarded(name, name, self._fd)
-        media = names.get(rules.MEDIA_FOLDER)
+            self._guarded(RunFile(name, name, self._fd, self._run.reached))
+        media = self._run.names.get(rules.MEDIA_FOLDER)
         if media is not None and self._walker.is_folder(media, f"{self._folder}/media"):
-            place = (rules.MEDIA_FOLDER, self._fd)
-            for found in _media_folder(self._walker, place, self._folder, rules.MEDIA_FOLDER, 0):
-                self._guarded(found.inner, found.name, found.folder)
-        return self._state() if self._is_run and self._files else None
+            for found in media_of(self._walker, self._run):
+                self._guarded(found)
+        state = self._state() if self._is_run and self._files else None
+        self._end(state)
+        return state
 
-    def _guarded(self, inner: str, name: str, fd: int) -> None:
+    def _guarded(self, file: RunFile) -> None:
         """List one file, or report why not; a marker in trouble is a marker still."""
-        path = f"{self._folder}/{inner}"
+        path = f"{self._folder}/{file.inner}"
         reason = rules.unsafe_path(path)
         if reason:
             self._walker.problems.report(path, ProblemKind.UNSAFE_NAME, reason)
             return
         there = True
         try:
-            there = self._take(inner, name, fd)
+            there = self._take(file)
         except Trouble as trouble:
-            self._walker.problems.report(path, trouble.kind, trouble.message)
-        self._is_run = self._is_run or (there and inner in rules.RUN_MARKERS)
+            self._walker.problems.report(path, trouble.kind, trouble.message, denied=trouble.denied)
+        self._is_run = self._is_run or (there and file.inner in rules.RUN_MARKERS)
 
-    def _take(self, inner: str, name: str, fd: int) -> bool:
+    def _take(self, file: RunFile) -> bool:
         """List one file; False when there is none of that name."""
         try:
-            status = look(name, fd)
+            status = look(file.name, file.folder)
         except OSError as error:
             if error.errno in VANISHED:
                 return False
@@ -275,26 +156,48 @@ class _Reading:
         if stat.S_ISDIR(status.st_mode):
             return False
         refuse_irregular(status.st_mode)
-        if inner in rules.LOG_PRIORITIES:
-            return self._take_log(inner, status)
-        return self._take_state(inner, (name, fd), status)
+        if file.inner in rules.LOG_PRIORITIES:
+            return self._take_log(file, status)
+        return self._take_state(file, status)
 
-    def _take_state(self, inner: str, place: tuple[str, int], status: os.stat_result) -> bool:
+    def _take_state(self, file: RunFile, status: os.stat_result) -> bool:
+        inner = file.inner
         marker = inner in rules.RUN_MARKERS
         known = self._old.digests(inner, status)
         if known is not None:
-            self._list(inner, status, sha256=known.get("sha256"))
+            self._list(file, status, self._still_shown(file), sha256=known.get("sha256"))
             if marker:
                 self._learn_again(inner)
             return True
-        content = read_state_file(*place, keep=marker)
+        keep = marker or self._part is not None
+        audience = self._walker.audience
+        content = read_state_file(file.name, file.folder, keep=keep, audience=audience)
         if content is None:
             return False
         self._walker.count_read(content.status.st_size)
-        self._list(inner, content.status, sha256=content.sha256)
         if marker:
-            self._learn(inner, _fields(content.data))
+            self._learn(inner, _object(content.data))
+        entry = self._list(file, content.status, content.shown, sha256=content.sha256)
+        if self._part is not None and not self._old.lists(inner, entry):
+            wanted = inner not in self._hidden and not self._old.has_content(inner, entry)
+            self._part.take(entry, inner, content.data if wanted else None)
         return True
+
+    def _still_shown(self, file: RunFile) -> bool:
+        """Whether the audience may read an unchanged file, by its own rights."""
+        audience = self._walker.audience
+        if audience.alone:
+            return True
+        if self._old.audience == audience.text:
+            return not self._old.private(file.inner)
+        try:
+            fd, status = opened(file.name, file.folder)
+        except (OSError, Trouble, Unsettled):
+            return False
+        try:
+            return audience.has(READ, status, fd)
+        finally:
+            os.close(fd)
 
     def _learn(self, inner: str, fields: dict[str, Any]) -> None:
         if inner == "meta.json":
@@ -311,53 +214,82 @@ class _Reading:
             self._started = _time(self._old.memory.get("started"))
             self._status = self._old.status
 
-    def _take_log(self, name: str, status: os.stat_result) -> bool:
+    def _take_log(self, file: RunFile, status: os.stat_result) -> bool:
         ended = rules.has_ended(self._status)
-        known = self._old.log(name)
-        entry = self._old.digests(name, status)
-        if known is not None and entry is not None and (known[0] or not ended):
-            self._logs[name] = self._old.memory["logs"][name]
-            self._list(name, status, block_digest=entry.get("block_digest"), tail_hash=entry.get("tail_hash"))
-            return True
-        content = read_log(name, self._fd, known[1] if known is not None and not ended else None)
+        whole, known = self._old.log(file.inner) or (False, None)
+        entry = self._old.digests(file.inner, status)
+        if known is None or entry is None or (ended and not (whole and known.boundary.offset == known.size)):
+            trusting = self._walker.incremental and not ended
+            return self._read_log(
+                file, Wanted(known, trusting, ended, self._part is not None, self._walker.audience)
+            )
+        self._logs[file.inner] = self._old.memory["logs"][file.inner]
+        digests = {each: entry.get(each) for each in ("block_digest", "tail_hash")}
+        self._list(file, status, self._still_shown(file), known.boundary.offset, **digests)
+        return True
+
+    def _read_log(self, file: RunFile, wanted: Wanted) -> bool:
+        inner = file.inner
+        content = read_log(file.name, file.folder, wanted)
         if content is None:
             return False
         self._walker.count_read(content.read)
-        self._logs[name] = [content.whole, b"".join(content.hashes).hex()]
-        tail = content.hashes[-1].hex()
-        self._list(name, content.status, block_digest=block_digest(content.hashes), tail_hash=tail)
+        self._logs[inner] = log_memory(content)
+        end, digest = content.boundary
+        hashes = {"block_digest": block_digest(content.hashes), "tail_hash": content.hashes[-1].hex()}
+        entry = self._list(file, content.status, content.shown, end, **hashes)
+        moved = wanted.known is None or wanted.known.boundary != content.boundary
+        if self._part is not None and (moved or not self._old.lists(inner, entry)):
+            new = moved or not self._old.has_content(inner, entry)
+            data = content.data if new and inner not in self._hidden else None
+            self._part.take(entry, inner, data, content.start, digest if end < entry.size else "")
         return True
 
-    def _list(self, inner: str, status: os.stat_result, **digests: str | None) -> None:
+    def _list(
+        self,
+        file: RunFile,
+        status: os.stat_result,
+        shown: bool,
+        boundary: int | None = None,
+        **digests: str | None,
+    ) -> FileEntry:
         racy = max(status.st_mtime_ns, status.st_ctime_ns) >= self._walker.racy_from
-        self._pieces.append(f"{inner}//{_stat_text(status)}{_RACY if racy else ''}")
+        self._pieces.append(key_piece(file.inner, status, reached=file.reached, racy=racy))
+        if not shown:
+            self._private.append(file.inner)
+        size = status.st_size if boundary is None else boundary
+        if not (shown and file.reached):
+            self._hidden.add(file.inner)
+        elif size <= CARRY_LIMIT:
+            self._carriable += size
+        else:
+            self._large += 1
         exact = min(max(status.st_mtime_ns, 0), _MAX_TIME_NS)
-        self._files.append(
-            FileEntry(
-                path=f"{self._folder}/{inner}",
-                size=status.st_size,
-                mtime=exact / 1e9,
-                priority=rules.FILE_PRIORITIES.get(inner, rules.MEDIA_PRIORITY),
-                is_log="block_digest" in digests,
-                mtime_ns=exact,
-                sha256=digests.get("sha256"),
-                block_digest=digests.get("block_digest"),
-                tail_hash=digests.get("tail_hash"),
-            )
+        entry = FileEntry(
+            path=f"{self._folder}/{file.inner}",
+            size=status.st_size,
+            mtime=exact / 1e9,
+            priority=rules.FILE_PRIORITIES.get(file.inner, rules.MEDIA_PRIORITY),
+            is_log="block_digest" in digests,
+            mtime_ns=exact,
+            sha256=digests.get("sha256"),
+            block_digest=digests.get("block_digest"),
+            tail_hash=digests.get("tail_hash"),
         )
+        self._files.append(entry)
+        return entry
 
     def _state(self) -> RunState | None:
-        times = [entry.mtime_ns or 0 for entry in self._files]
-        created = self._created if self._created is not None else self._started
+        _, status, created_at, updated_at = self._fields()
         project, name = rules.project_and_name(self._folder) or ("", "")
         run = Run(
             folder=self._folder,
             run_id=self._folder.rpartition("/")[2],
             project=project,
             name=name,
-            status=self._status,
-            created_at=min(times) / 1e9 if created is None else created,
-            updated_at=max(times) / 1e9,
+            status=status,
+            created_at=created_at,
+            updated_at=updated_at,
             files=tuple(self._files),
         )
         line = encode_run(run).encode("ascii")
@@ -365,13 +297,41 @@ class _Reading:
             message = f"its entries take {len(line)} bytes, more than the {MAX_RUN} that clients read"
             self._walker.problems.report(self._folder, ProblemKind.TOO_LARGE, message)
             return None
-        memory = {"created": self._created, "started": self._started, "logs": self._logs}
+        memory: dict[str, Any] = {"created": self._created, "started": self._started, "logs": self._logs}
+        memory |= private_names(self._private)
+        size = sum(entry.size for entry in self._files)
+        newest = max(entry.mtime_ns or 0 for entry in self._files)
         state = RunState(
             self._folder,
-            (len(self._files), sum(entry.size for entry in self._files), max(times)),
-            _SEPARATOR.join(self._pieces).encode(),
+            Sums(len(self._files), size, newest, self._carriable, self._large, len(self._hidden)),
+            SEPARATOR.join(self._pieces).encode(),
             json.dumps(memory).encode(),
             line,
         )
         state.run = run
         return state
+
+    def _end(self, state: RunState | None) -> None:
+        """Close what was collected for the journal."""
+        if state is None:
+            if self._part is not None:
+                self._part.drop()
+            return
+        now = {entry.path[len(self._folder) + 1 :] for entry in self._files}
+        gone = [inner for inner in self._old.entries if inner not in now]
+        if not (self._walker.audience.alone or self._walker.revoked):
+            hidden = (inner for inner in self._hidden if self._old.shown(inner))
+            lost = (inner for inner in gone if self._old.shown(inner) and self._denied(inner))
+            self._walker.revoked = any(True for _ in chain(hidden, lost))
+        if self._part is not None:
+            self._part.end(gone, self._old.line)
+
+    def _fields(self) -> RunFields:
+        """The fields of the run, as far as they are known."""
+        times = [entry.mtime_ns or 0 for entry in self._files] or [0]
+        created = self._created if self._created is not None else self._started
+        created = min(times) / 1e9 if created is None else created
+        return RunFields(self._folder, self._status, created, max(times) / 1e9)
+
+    def _denied(self, inner: str) -> bool:
+        return self._walker.problems.hides_by_rights(f"{self._folder}/{inner}")

@@ -4,25 +4,30 @@ A gzip stream of lines: one that names the form, one per run in order of run fol
 and the sums. It is read and written as a stream, so that its size does not matter. No other program reads
 it; what is not understood is treated as lost, which costs one full reading of the root.
 
-A line holds, between tabs: run folder, number of files, bytes, time of the newest file (ns), the *key* (what
-the system said about each file), the *memory* (JSON: what a next scan needs besides) and the run as the
-manifest lists it. None of them can hold a tab: names with control characters are never listed.
+A line holds, between tabs: run folder, the sums (see `Sums`), the *key* (what the system said about each
+file), the *memory* (JSON: what a next scan needs besides) and the run as the manifest lists it. None of them
+can hold a tab: names with control characters are never listed.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from runicorn._files import replace_file, scratch_file
+from runicorn._files import fsync_folder, new_file, scratch_file
 from runicorn.manifest import rules
 from runicorn.manifest.model import FileEntry, Identity, Run
 
 STATE_NAME = "scan_state.gz"
-_FORM = b"runicorn scan state 1\n"
+NEXT_NAME = STATE_NAME + ".next"
+"""The scan state of a revision that does not exist yet."""
+
+_FORM = b"runicorn scan state 2\n"
 _CHUNK = 256 * 1024
 _LEVEL = 1
 
@@ -31,27 +36,48 @@ class StateLost(Exception):  # noqa: N818 - the generator goes on without it
     """The scan state is torn or of another form."""
 
 
+class Sums(NamedTuple):
+    """Numbers of a run.
+
+    Attributes:
+        files: number of entries.
+        size: sum of their sizes, bytes.
+        newest_ns: time of the newest file, nanoseconds.
+        carriable: bytes that a base of the journal carries.
+        large: number of files that are too large for that.
+        private: number of files that not everybody may read who may read the journal.
+    """
+
+    files: int
+    size: int
+    newest_ns: int
+    carriable: int = 0
+    large: int = 0
+    private: int = 0
+
+    def plus(self, other: Sums) -> Sums:
+        """The numbers of two together."""
+        newest = max(self.newest_ns, other.newest_ns)
+        return Sums(*(one + more for one, more in zip(self, other, strict=True)))._replace(newest_ns=newest)
+
+
 class RunState:
     """One run: what the last scan found, and what the next one needs.
 
     Attributes:
         folder: the run folder, relative to the root.
-        files: number of entries.
-        size: sum of their sizes, bytes.
-        newest_ns: time of the newest file, nanoseconds.
+        sums: its numbers.
         key: what the system said about each file; equal keys mean an unchanged run.
         memory: JSON, see `runicorn.manifest.scan_run`.
         line: the run as the manifest lists it, JSON.
         run: the same run as an object, when it was built anyway.
     """
 
-    __slots__ = ("files", "folder", "key", "line", "memory", "newest_ns", "run", "size")
+    __slots__ = ("folder", "key", "line", "memory", "run", "sums")
 
-    def __init__(
-        self, folder: str, sums: tuple[int, int, int], key: bytes, memory: bytes, line: bytes
-    ) -> None:
+    def __init__(self, folder: str, sums: Sums, key: bytes, memory: bytes, line: bytes) -> None:
         self.folder = folder
-        self.files, self.size, self.newest_ns = sums
+        self.sums = sums
         self.key = key
         self.memory = memory
         self.line = line
@@ -59,7 +85,7 @@ class RunState:
 
     def encoded(self) -> bytes:
         """The line of the state file."""
-        sums = b"%d\t%d\t%d" % (self.files, self.size, self.newest_ns)
+        sums = b" ".join(b"%d" % each for each in self.sums)
         return b"\t".join((self.folder.encode(), sums, self.key, self.memory, self.line)) + b"\n"
 
     @classmethod
@@ -70,9 +96,9 @@ class RunState:
             StateLost: the line makes no sense.
         """
         try:
-            folder, files, size, newest, key, memory, line = text.split(b"\t")
-            return cls(folder.decode(), (int(files), int(size), int(newest)), key, memory, line)
-        except ValueError as error:
+            folder, sums, key, memory, line = text.split(b"\t")
+            return cls(folder.decode(), Sums(*map(int, sums.split(b" "))), key, memory, line)
+        except (ValueError, TypeError) as error:
             raise StateLost("a line makes no sense") from error
 
     def listed(self) -> Run:
@@ -243,28 +269,31 @@ class StateOutput:
 
     Attributes:
         runs: number of runs taken.
-        files: number of their files.
+        sums: their numbers.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stream: BinaryIO | None = None
         self._writer: StateWriter | None = None
+        self._next: Path | None = None
         self.runs = 0
-        self.files = 0
+        self.sums = Sums(0, 0, 0)
 
     def keep(self, state: RunState) -> None:
         """Take the next run, which is as in the state on disk."""
         if self._writer is not None:
             self._writer.put(state)
-        self.runs += 1
-        self.files += state.files
+        self._count(state)
 
     def put(self, state: RunState) -> None:
         """Take the next run, which is new or different."""
         self._started().put(state)
+        self._count(state)
+
+    def _count(self, state: RunState) -> None:
         self.runs += 1
-        self.files += state.files
+        self.sums = self.sums.plus(state.sums)
 
     def start(self) -> None:
         """Write from now on, beginning with what was kept so far."""
@@ -278,20 +307,34 @@ class StateOutput:
                 self._writer.put(state)
         return self._writer
 
-    def install(self, summary: Summary, previous: Summary | None) -> None:
-        """Put the state in place when it differs from what is there.
+    def prepare(self, summary: Summary, previous: Summary | None) -> Path:
+        """Write the state beside the one that is there, when it differs.
+
+        Returns:
+            The file that holds the state of this scan.
 
         Raises:
             OSError: it cannot be written.
         """
         if self._writer is None and summary == previous:
-            return
+            return self._path
         self._started().end(summary)
         assert self._stream is not None  # noqa: S101 - just started
         self._stream.seek(0)
-        with replace_file(self._path) as out:
+        self._next = self._path.with_name(NEXT_NAME)
+        with new_file(self._next) as out:
             while data := self._stream.read(_CHUNK):
                 out.write(data)
+        return self._next
+
+    def adopt(self) -> None:
+        """What was prepared takes its place.
+
+        Raises:
+            OSError: it cannot.
+        """
+        if self._next is not None:
+            adopt_next(self._path)
 
     def close(self) -> None:
         """Give the scratch file back."""
@@ -312,3 +355,38 @@ def kept_runs(path: Path, count: int) -> Iterator[RunState]:
         if taken == count:
             return
     raise StateLost("it has changed meanwhile")
+
+
+def prepared_identity(path: Path) -> Identity | None:
+    """The identity of a prepared state that is whole.
+
+    Args:
+        path: the state file.
+    """
+    reader = StateReader(path.with_name(NEXT_NAME))
+    try:
+        for _ in reader.runs():
+            pass
+    except StateLost:
+        return None
+    return reader.summary.identity if reader.summary is not None else None
+
+
+def adopt_next(path: Path) -> None:
+    """A prepared state takes the place of a state file.
+
+    Raises:
+        OSError: it cannot.
+    """
+    os.replace(path.with_name(NEXT_NAME), path)
+    fsync_folder(path.parent)
+
+
+def drop_next(path: Path) -> None:
+    """Remove a prepared state, if there is one.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    with suppress(FileNotFoundError):
+        os.unlink(path.with_name(NEXT_NAME))

@@ -1,0 +1,257 @@
+"""What a generation does with the journal, in the order that the format prescribes (section Write order)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from runicorn._files import replace_file
+from runicorn.journal.frames import Kind, beginning, encode_frame, file_name
+from runicorn.journal.head import Head, Published
+from runicorn.journal.sections import Seal, encode_begin, encode_commit, encode_seal
+from runicorn.manifest.base import write_base
+from runicorn.manifest.capture import Capture
+from runicorn.manifest.frame_writer import FrameWriter
+from runicorn.manifest.identity import random_name
+from runicorn.manifest.journal_store import JournalStore, State
+from runicorn.manifest.model import Header, Identity, ManifestType
+from runicorn.manifest.publish import gz_path, standard_name, stored_header
+from runicorn.manifest.rights import Audience, root_is_open
+from runicorn.manifest.scan import ForJournal
+from runicorn.manifest.scan_state import (
+    STATE_NAME,
+    StateOutput,
+    StateReader,
+    Summary,
+    Sums,
+    adopt_next,
+    drop_next,
+    prepared_identity,
+)
+
+GRACE = 24 * 3600.0
+"""How long a sealed epoch stays, seconds."""
+
+SMALL_EPOCH = 256 * 1024
+"""Bytes up to which an epoch is never left for its length."""
+
+_log = logging.getLogger("runicorn.manifest")
+
+
+class Outcome(NamedTuple):
+    """What a scan has found, for the journal.
+
+    Attributes:
+        header: of the full manifest of that state.
+        known: the identity that the scan state had; None when that was lost.
+        revoked: whether a file became readable by fewer people.
+        sums: of all runs.
+    """
+
+    header: Header
+    known: Identity | None
+    revoked: bool
+    sums: Sums
+
+
+class JournalWriter:
+    """The journal of one generation, under the generator's lock.
+
+    Args:
+        output: the output folder.
+        root: the root, without links.
+        wanted: whether a journal is kept; one that is there is removed otherwise.
+        compact: whether to begin a new epoch in any case.
+
+    Attributes:
+        seen: states that were given a place in the journal.
+
+    Raises:
+        OSError: from every method.
+    """
+
+    def __init__(self, output: Path, root: str, *, wanted: bool, compact: bool) -> None:
+        self._output = output
+        self._root = root
+        self._wanted = wanted
+        self._compact = compact
+        self._store = JournalStore(output)
+        self._capture: Capture | None = None
+        self._audience: Audience | None = None
+        self._changed_meanwhile = 0
+        self.seen: list[Identity] = []
+
+    def close(self) -> None:
+        """Give files back."""
+        self._store.close()
+        if self._capture is not None:
+            self._capture.close()
+
+    def open(self) -> None:
+        """Make whole what the last generator may have left."""
+        state_path = self._output / STATE_NAME
+        if self._wanted or self._store.exists():
+            self._audience = self._store.make()
+            self._store.open()
+            self.seen = self._store.seen
+        journal = self._store.state
+        if journal is not None and prepared_identity(state_path) == journal.identity:
+            adopt_next(state_path)
+        drop_next(state_path)
+        if not self._wanted:
+            if self._store.exists():
+                self._store.remove()
+        elif (
+            journal is not None and self._audience is not None and not self._store.readable_by(self._audience)
+        ):
+            self._store.give_up("others may read it than those who may read a new one")
+
+    def for_scan(self, *, capture: bool) -> ForJournal:
+        """What the scan has to know.
+
+        Args:
+            capture: whether the scan knows what was there before.
+        """
+        if not self._wanted or self._audience is None:
+            return ForJournal()
+        self._end_capture()
+        journal = self._store.state
+        if journal is not None and capture:
+            self._capture = Capture(self._output, journal.end)
+        return ForJournal(
+            self._audience, root_is_open(self._audience, self._root, self._output), self._capture
+        )
+
+    def _end_capture(self) -> None:
+        if self._capture is not None:
+            self._capture.close()
+        self._capture = None
+
+    # -- steps 2 to 6 ----------------------------------------------------------------------------
+
+    def publish(
+        self, outcome: Outcome, state: StateOutput, summary: Summary, previous: Summary | None
+    ) -> None:
+        """Put scan state and journal in place."""
+        if not self._wanted:
+            state.prepare(summary, previous)
+            state.adopt()
+            return
+        goes_on = self._goes_on(outcome)
+        if outcome.revoked:
+            _log.info("a file that the journal carries may be read by fewer people: the journal begins anew")
+            self._store.begin_anew()
+        path = state.prepare(summary, previous)
+        if goes_on:
+            if self._store.state is not None and self._store.state.identity != summary.identity:
+                self._append(outcome.header)
+            state.adopt()
+            self._leave_if_due(outcome)
+        else:
+            new = self._new_epoch(outcome, path)
+            self._store.begin_anew(new.end.epoch)
+            state.adopt()
+            self._store.enter(new)
+        self._put_head(outcome)
+
+    def _goes_on(self, outcome: Outcome) -> bool:
+        journal = self._store.state
+        if journal is None:
+            _log.info("a new journal begins: %s", self._store.trouble)
+            return False
+        same_line = journal.identity.lineage == outcome.header.identity.lineage
+        if self._capture is None or outcome.known != journal.identity or not same_line:
+            _log.info("a new journal begins: the old one has another state than the scan state")
+            return False
+        return not outcome.revoked
+
+    def _append(self, header: Header) -> None:
+        journal = self._store.state
+        if journal is None or self._capture is None:
+            return
+        frames, place = self._capture.end()
+        commit, end = encode_frame(place, Kind.COMMIT, encode_commit(header))
+        self._store.append(*([frames] if frames is not None else []), commit)
+        journal.end, journal.identity = end, header.identity
+        journal.places[header.identity] = end
+
+    def _leave_if_due(self, outcome: Outcome) -> None:
+        journal = self._store.state
+        if journal is None or not (self._compact or self._is_long(journal, outcome.sums.carriable)):
+            return
+        new = self._new_epoch(outcome, self._output / STATE_NAME)
+        seal = Seal(outcome.header.identity, new.base)
+        frame, _ = encode_frame(journal.end, Kind.SEAL, encode_seal(seal))
+        self._store.append(frame)
+        new.places = journal.places | new.places
+        self._store.enter(new)
+
+    def _is_long(self, journal: State, carriable: int) -> bool:
+        grown = carriable / journal.base_bytes if journal.base_bytes else 1.0
+        return journal.end.offset > max(SMALL_EPOCH, 2 * journal.base.offset * grown)
+
+    def _new_epoch(self, outcome: Outcome, scan_state: Path) -> State:
+        assert self._audience is not None  # noqa: S101 - known since the journal was opened
+        header = outcome.header
+        epoch = random_name()
+        with replace_file(self._store.folder / file_name(epoch)) as stream:
+            writer = FrameWriter(stream, beginning(epoch))
+            lineage = header.identity.lineage or ""
+            writer.put(Kind.BEGIN, encode_begin(epoch, lineage, header.generated_at))
+            runs = StateReader(scan_state).runs()
+            base = write_base(writer, self._root, runs, self._audience, self._output)
+            writer.put(Kind.COMMIT, encode_commit(header))
+        self._changed_meanwhile = base.changed
+        place = writer.place
+        places = {header.identity: place}
+        return State(place, header.identity, place, base.media, outcome.sums.carriable, places)
+
+    def _put_head(self, outcome: Outcome) -> None:
+        journal = self._store.state
+        assert journal is not None  # noqa: S101 - appended to or made anew
+        kept = [each for each in self._store.kept() if each == journal.end.epoch or not self._is_old(each)]
+        header = outcome.header
+        head = Head(
+            identity=journal.identity,
+            generated_at=header.generated_at,
+            end=journal.end,
+            base=journal.base,
+            base_bytes=journal.base_bytes,
+            media=journal.media,
+            total_experiments=header.total_experiments,
+            total_files=header.total_files,
+            total_bytes=header.total_bytes,
+            complete=header.complete,
+            problem_count=header.problem_count,
+            manifest=self._published(journal, kept),
+        )
+        self._store.put_head(head)
+        self._store.remove_except(kept)
+
+    def _is_old(self, epoch: str) -> bool:
+        return self._store.age(epoch, time.time()) > GRACE
+
+    def _published(self, journal: State, kept: list[str]) -> Published | None:
+        path = gz_path(self._output / standard_name(ManifestType.FULL))
+        header = stored_header(path)
+        place = journal.places.get(header.identity) if header is not None else None
+        if header is None or place is None or place.epoch not in kept:
+            return None
+        return Published(header.identity, place, path.stat().st_size)
+
+    def log(self, outcome: Outcome) -> None:
+        """Tell what the journal costs."""
+        journal = self._store.state
+        if journal is None or not _log.isEnabledFor(logging.DEBUG):
+            return
+        total = sum(self._store.size(each) for each in self._store.epochs())
+        size = outcome.header.total_bytes
+        end, base = journal.end.offset, journal.base.offset
+        _log.debug("journal: epoch %s, %d bytes, %d of them base", journal.end.epoch, end, base)
+        _log.debug("journal: %d bytes in all epochs, %.2f per byte of runs", total, total / max(1, size))
+        left = (outcome.sums.private, outcome.sums.large, self._changed_meanwhile)
+        _log.debug(
+            "journal: not carried: %d files for their rights, %d too large, %d changed meanwhile", *left
+        )
