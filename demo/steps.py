@@ -36,7 +36,7 @@ def first_sync(scene: Scene) -> None:
     """On your machine: the first sync fetches everything, while the training goes on."""
     report = scene.sync()
     _tell(report)
-    require(report["method"] == "manifest", f"it did not use the manifest: {report['fallback_reason']}")
+    require(report["method"] == "journal", f"it did not use the journal: {report['fallback_reason']}")
     require(report["failed_count"] == 0, f"files failed: {report['failed']}")
     require(report["files_synced"] == len(scene.files()), "it did not fetch all files")
 
@@ -57,14 +57,13 @@ def append(scene: Scene) -> None:
     growth = scene.growth()
     report = scene.sync()
     _tell(report)
-    say(f"appended on the server: {growth.complete + growth.unfinished:,} bytes, to {growth.logs} logs")
+    say(f"appended on the server: {growth.complete:,} bytes in whole records, to {growth.logs} logs")
     say(f"received as content of files: {report['bytes_downloaded']:,} bytes")
-    say(f"appended in the mirror: {growth.complete:,} bytes; the record that is not complete yet waits")
+    say(f"records that are not complete yet wait on the server: {growth.unfinished:,} bytes")
     require(growth.logs > 0 and growth.unfinished > 0, "the training did not go on")
     require(report["incremental_count"] == growth.logs, "it did not append to each log that has grown")
     require(report["full_count"] == 0, "it fetched whole files again")
-    moved = growth.complete + growth.unfinished
-    require(report["bytes_downloaded"] == moved, "it did not move exactly what was appended")
+    require(report["bytes_downloaded"] == growth.complete, "it did not move exactly what was appended")
     _require_equal(scene)
     scene.trainer.resume()
 

@@ -55,7 +55,8 @@ PUBLIC = {
 SIGNATURES: dict[str, tuple[Callable[..., Any], str]] = {
     "ManifestGenerator": (
         ManifestGenerator,
-        "remote_root, output_dir=None, active_window_seconds=3600, incremental=True, lock_timeout=60.0",
+        "remote_root, output_dir=None, active_window_seconds=3600, incremental=True, lock_timeout=60.0,"
+        " *, journal=True, compact=False",
     ),
     "ManifestGenerator.generate": (
         ManifestGenerator.generate,
@@ -99,7 +100,7 @@ SIGNATURES: dict[str, tuple[Callable[..., Any], str]] = {
     ),
     "synchronize": (
         synchronize,
-        "transport, remote_root, mirror_root, options=None, observer=<ignore>, cancel=None",
+        "transport, remote_root, mirror_root, options=None, observer=<ignore>, cancel=None, journal=None",
     ),
 }
 """Names, order and defaults of parameters: a change here breaks programs."""

@@ -9,6 +9,7 @@ import pty
 import random
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ from tests.faults.process import (
     sync,
 )
 from tests.manifest.helpers import PATH_RUN, PROJECT_RUN, append, make_run
+from tests.remote_storage.helpers import NO_JOURNAL
 
 EACH_RUN = 5
 
@@ -63,31 +65,62 @@ def mirror(tmp_path: Path) -> Path:
 def test_first_second_and_third_sync_say_what_they_did(root: Path, mirror: Path) -> None:
     first = sync(root, mirror).expect(0)
     assert first.out.startswith("10 fetched, 0 appended of 10 files, ")
-    assert "(manifest, revision 1, in " in first.out
+    assert "(journal, revision 1, in " in first.out
     assert first.err == ""
     assert run_files(mirror) == run_files(root)
-    assert sync(root, mirror).expect(0).out.startswith("No changes (manifest, revision 1, ")
+    assert sync(root, mirror).expect(0).out.startswith("No changes (journal, revision 1, ")
     append(root / PROJECT_RUN / "events.jsonl", b'{"step": 2}\n')
     generate(root)
     third = sync(root, mirror).expect(0)
+    assert third.out.startswith("0 fetched, 1 appended of 10 files, 12 B (journal, revision 2, ")
+
+
+def test_first_second_and_third_sync_without_a_journal(root: Path, mirror: Path) -> None:
+    generate(root, journal=False)
+    assert "10 files, 198 B (manifest, revision 1, in " in sync(root, mirror).expect(0).out
+    assert sync(root, mirror).expect(0).out.startswith("No changes (manifest, revision 1, ")
+    append(root / PROJECT_RUN / "events.jsonl", b'{"step": 2}\n')
+    generate(root, journal=False)
+    third = sync(root, mirror).expect(0)
     assert third.out.startswith("0 fetched, 1 appended of 10 files, 12 B (manifest, revision 2, ")
+    assert third.err == ""
 
 
-@pytest.mark.parametrize("method", ["manifest", "walk", "auto"])
+@pytest.mark.parametrize("method", ["journal", "manifest", "walk", "auto"])
 def test_method_is_the_one_that_was_asked_for(root: Path, mirror: Path, method: str) -> None:
     done = sync(root, mirror, "--method", method, "--json").expect(0)
-    assert done.statistics["method"] == ("walk" if method == "walk" else "manifest")
+    assert done.statistics["method"] == ("journal" if method == "auto" else method)
     assert done.statistics["fallback_reason"] == ""
     assert run_files(mirror) == run_files(root)
 
 
-def test_fallback_to_the_walk_is_explained(root: Path, mirror: Path) -> None:
-    for path in (root / ".runicorn").iterdir():
-        path.unlink()
+def test_fallback_to_the_manifest_is_explained(root: Path, mirror: Path) -> None:
+    generate(root, journal=False)
     done = sync(root, mirror, "--json").expect(0)
-    assert done.statistics["method"] == "walk"
-    assert done.statistics["fallback_reason"] == "the server publishes no manifest"
-    assert done.lines == ["runicorn: walking the server's folders: the server publishes no manifest"]
+    assert (done.statistics["method"], done.statistics["fallback_reason"]) == ("manifest", NO_JOURNAL)
+    assert done.err == ""  # an older server is no reason to say anything
+
+
+def test_fallback_from_a_damaged_journal_is_told(root: Path, mirror: Path) -> None:
+    sync(root, mirror).expect(0)
+    append(root / PROJECT_RUN / "events.jsonl", b'{"step": 2}\n')
+    generate(root)
+    (epoch,) = (root / ".runicorn/journal").glob("*.journal")
+    data = bytearray(epoch.read_bytes())
+    data[-9] ^= 1
+    epoch.write_bytes(data)
+    done = sync(root, mirror, "--json").expect(0)
+    assert done.statistics["method"] == "manifest"
+    assert done.lines == [f"runicorn: not by the journal: {done.statistics['fallback_reason']}"]
+    assert run_files(mirror) == run_files(root)
+
+
+def test_fallback_to_the_walk_is_explained(root: Path, mirror: Path) -> None:
+    shutil.rmtree(root / ".runicorn")
+    done = sync(root, mirror, "--json").expect(0)
+    reason = f"{NO_JOURNAL}; the server publishes no manifest"
+    assert (done.statistics["method"], done.statistics["fallback_reason"]) == ("walk", reason)
+    assert done.lines == [f"runicorn: walking the server's folders: {reason}"]
     assert sync(root, mirror, "-q").expect(0).err == ""
 
 
@@ -184,7 +217,7 @@ SELECTIONS: dict[str, tuple[list[str], Callable[[str], bool]]] = {
 
 
 @pytest.mark.parametrize("name", list(SELECTIONS))
-@pytest.mark.parametrize("method", ["manifest", "walk"])
+@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
 def test_selection_is_all_that_is_synced(root: Path, mirror: Path, name: str, method: str) -> None:
     options, wanted = SELECTIONS[name]
     sync(root, mirror, "--method", method, *options).expect(0)
@@ -193,7 +226,7 @@ def test_selection_is_all_that_is_synced(root: Path, mirror: Path, name: str, me
 
 def test_verbose_names_each_file_and_quiet_none(root: Path, mirror: Path) -> None:
     done = sync(root, mirror, "-v").expect(0)
-    assert done.lines[0] == "method: manifest"
+    assert done.lines[0] == "method: journal"
     assert set(done.lines[1:]) == set(run_files(root))
     append(root / PROJECT_RUN / "events.jsonl", b'{"step": 2}\n')
     generate(root)
@@ -260,6 +293,7 @@ USAGE = [
     ["root", "m", "--jitter", "-1"],
     ["root", "m", "--port", "22"],
     ["root", "m", "--force-delete"],
+    ["root", "m", "--method", "journal", "--dry-run"],
     ["host:x", "m", "--ssh", "'"],
     ["host:x", "m", "--ssh", ""],
     ["ssh://me:password@host/x", "m"],
@@ -287,14 +321,27 @@ def test_wrong_usage_is_code_2_and_writes_nothing(root: Path, tmp_path: Path, ar
 
 
 def test_missing_root_is_code_6(tmp_path: Path, mirror: Path) -> None:
-    for method in ("auto", "manifest", "walk"):
+    for method in ("auto", "journal", "manifest", "walk"):
         sync(tmp_path / "no\x1bwhere", mirror, "--method", method, "-q").refused(6, "hint: ")
 
 
 def test_no_manifest_with_method_manifest_is_code_1(root: Path, mirror: Path) -> None:
-    for path in (root / ".runicorn").iterdir():
-        path.unlink()
+    shutil.rmtree(root / ".runicorn")
     sync(root, mirror, "--method", "manifest").refused(1, "generate-manifest")
+
+
+def test_no_journal_with_method_journal_is_code_1(root: Path, mirror: Path) -> None:
+    generate(root, journal=False)
+    sync(root, mirror, "--method", "journal").refused(1, NO_JOURNAL, "hint: ")
+    done = sync(root, mirror, "--method", "journal", "--json").refused(1, NO_JOURNAL)
+    assert (done.statistics["error"], done.statistics["exit_code"]) == (NO_JOURNAL, 1)
+    assert not run_files(mirror)
+
+
+def test_dry_run_by_the_journal_says_what_to_use(root: Path, mirror: Path) -> None:
+    done = sync(root, mirror, "--method", "journal", "--dry-run").expect(2)
+    assert "a dry run cannot go by the journal" in done.err
+    assert "--method manifest" in done.err
 
 
 def test_mirror_that_is_a_file_is_code_1(root: Path, mirror: Path) -> None:
@@ -318,7 +365,7 @@ def test_file_that_fails_is_code_3_and_named(root: Path, mirror: Path) -> None:
 
 
 def test_unsafe_manifest_is_code_7(root: Path, mirror: Path) -> None:
-    document = generate(root)
+    document = generate(root, journal=False)
     document["experiments"][0]["files"][0]["path"] = "../x"
     (root / ".runicorn/full_manifest.json.gz").write_text(json.dumps(document), encoding="utf-8")
     sync(root, mirror).refused(7, "'../x'", "hint: ")
@@ -444,7 +491,7 @@ def on_terminal(*arguments: str | Path) -> tuple[int, str]:
         process.kill()
 
 
-@pytest.mark.parametrize("method", ["manifest", "walk"])
+@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
 def test_progress_on_a_terminal_has_exact_totals_and_goes_at_the_end(tmp_path: Path, method: str) -> None:
     root, mirror = tmp_path / "root", tmp_path / "mirror"
     make_tree(root, 40)
@@ -456,13 +503,13 @@ def test_progress_on_a_terminal_has_exact_totals_and_goes_at_the_end(tmp_path: P
     counts = [(int(done), int(total)) for done, total in re.findall(r"(\d+)/(\d+) files", shown)]
     assert counts
     # A walk fetches the status files before it knows the rest.
-    total = 600 if method == "manifest" else 560
+    total = 560 if method == "walk" else 600
     assert counts[-1] == (total, total)
     assert all(done <= all_of_it == total for done, all_of_it in counts)
     assert [done for done, _ in counts] == sorted(done for done, _ in counts)
     totals = set(re.findall(r"/(\d[\d.]* [KMG]?B)  ", shown))
     assert len(totals) == 1
-    assert method == "walk" or totals == {size}
+    assert method != "manifest" or totals == {size}  # of the journal are shown the bytes that come, packed
     # The last line is taken off the screen: erased, and the cursor is there again.
     assert shown.rstrip("\r\n").endswith("\x1b[2K")
     assert "\x1b[?25h" in shown[shown.rfind(f"{total}/{total}") :]

@@ -44,14 +44,16 @@ class Lab:
         place: everything lies in it.
         document: the honest manifest of the root as it is now; the mirror is one change behind.
         run: what runs the command: a process of its own, or this one.
+        journal: whether the server keeps one beside the manifests.
     """
 
     place: Path
     document: Document
     run: Callable[..., Done] = sync
+    journal: bool = False
 
     @classmethod
-    def build(cls, place: Path) -> Lab:
+    def build(cls, place: Path, *, journal: bool = False) -> Lab:
         """Make a root with a run of each layout, sync it, and let it go on."""
         root = place / "server/root"
         for folder in (PROJECT_RUN, PATH_RUN):
@@ -60,17 +62,23 @@ class Lab:
         precious = place / "client/home/.ssh/authorized_keys"
         precious.parent.mkdir(parents=True)
         precious.write_text("precious\n", encoding="utf-8")
-        generate(root)
-        lab = cls(place, {})
+        generate(root, journal=journal)
+        lab = cls(place, {}, journal=journal)
         lab.sync_quietly()
         for folder in (PROJECT_RUN, PATH_RUN):
             append(root / folder / "events.jsonl", b'{"step": 2}\n')
             replace(root / folder / "summary.json", '{"best": 2, "longer": true}')
-        lab.document = generate(root)
+        lab.document = generate(root, journal=journal)
         return lab
 
     def moved(self, place: Path) -> Lab:
-        """A copy of all of it at another place."""
+        """The same at another place.
+
+        Copies are new files, which no mirror knows for its own and no sync by the journal goes on with: a lab
+        with a journal is built again.
+        """
+        if self.journal:
+            return Lab.build(place, journal=True)
         shutil.copytree(self.place, place, symlinks=True, dirs_exist_ok=True)
         return Lab(place, copy.deepcopy(self.document))
 
@@ -149,8 +157,26 @@ class Lab:
         assert run_files(self.mirror) == before
         return done
 
+    def generate(self) -> None:
+        """Publish what the root holds now."""
+        self.document = generate(self.root, journal=self.journal)
+
     def recovers(self) -> None:
-        """The next honest manifest is synced in full."""
+        """The next honest state that is published is synced in full."""
+        if self.journal:
+            append(self.root / PROJECT_RUN / "logs.txt", b"on and on\n")
+            self.generate()
+            # By the manifest, when the mirror was left with files that it does not know.
+            report = self.sync_quietly()
+            assert (report.method in {"journal", "manifest"}, report.failed_count, report.skipped) == (
+                True,
+                0,
+                False,
+            )
+            self.matches()
+            report = self.sync_quietly()
+            assert (report.method, report.skipped) == ("journal", True)
+            return
         self.document["revision"] += 1
         self.document["snapshot_id"] = "honest"
         self.publish(self.document)

@@ -104,9 +104,9 @@ def over(server: Sshd) -> tuple[str, str]:
     return ("--ssh", shlex.join(server.ssh_command))
 
 
-def generate(root: Path, kind: ManifestType = ManifestType.FULL) -> dict[str, Any]:
+def generate(root: Path, kind: ManifestType = ManifestType.FULL, *, journal: bool = True) -> dict[str, Any]:
     """Publish what a root holds, and give the manifest as a document."""
-    ManifestGenerator(root).generate(kind)
+    ManifestGenerator(root, journal=journal).generate(kind)
     text = (root / f".runicorn/{kind.value}_manifest.json").read_bytes()
     return dict(json.loads(text))
 

@@ -1,4 +1,4 @@
-"""Mirrors made by manifest, by walk and by rsync are equal in every selected file, after any history.
+"""Mirrors by journal, manifest, walk and rsync are equal in every selected file, after any history.
 
 `RUNICORN_HISTORIES` is the number of histories for each layout (default 1).
 """
@@ -102,7 +102,7 @@ class Life:
     def _create(self) -> None:
         identity = trees.new_identity("project_00", "new", f"run_{self.clock}", float(self.clock))
         run = trees.run_directory(self.root, identity, self.layout)
-        for file in trees.run_files(identity, False, 15, self.chance):
+        for file in trees.run_files(identity, False, trees.SHAPES[15, "images"], self.chance):
             self._write(run / file.path, file.content)
         self.runs.append(run)
 
@@ -145,24 +145,26 @@ def test_mirrors_are_equal_after_a_random_history(
 ) -> None:
     root = tmp_path / "root"
     life = Life(root, layout, seed)
-    mirrors = {method: tmp_path / method for method in ("manifest", "walk", "alternating")}
+    mirrors = {method: tmp_path / method for method in ("auto", "journal", "manifest", "walk", "alternating")}
     source = f"{server.host}:{root}"
     for step in range(STEPS):
         generate(root)
         last = step == STEPS - 1
         for name, mirror in mirrors.items():
-            method = ("walk", "manifest")[step % 2] if name == "alternating" else name
+            method = ("walk", "journal", "manifest")[step % 3] if name == "alternating" else name
             # Some mirrors miss some steps; the last one counts.
             if last or life.chance.random() < 0.6:
                 delete = ["--delete", "--force-delete"] if name != "alternating" else []
-                sync(source, mirror, *over(server), "--method", method, *delete).expect(0)
+                done = sync(source, mirror, *over(server), "--method", method, *delete, "--json").expect(0)
+                if name == "auto":
+                    assert done.statistics["method"] == "journal", done.statistics["fallback_reason"]
         if not last:
             life.step()
     rsync(server, root, tmp_path / "rsync", layout)
     wanted = run_files(tmp_path / "rsync")
     assert len(wanted) > 40
     assert not any(b"not a run" in content for content in wanted.values())
-    assert run_files(mirrors["manifest"]) == wanted
-    assert run_files(mirrors["walk"]) == wanted
+    for name in ("auto", "journal", "manifest", "walk"):
+        assert run_files(mirrors[name]) == wanted, name
     alternating = run_files(mirrors["alternating"])
     assert {name: alternating.get(name) for name in wanted} == wanted

@@ -22,6 +22,7 @@ from testbed.sshd import Sshd
 from tests.faults.lab import RAW, Lab, an_entry, every_text, file_named, run_named
 from tests.faults.process import left_behind, over, run_files, snapshot, sync, sync_here
 from tests.manifest.helpers import PATH_RUN, PROJECT_RUN
+from tests.remote_storage.helpers import NO_JOURNAL
 
 EVIL = "\x1b]0;owned\x07\x9b31m\u202etxt"
 
@@ -335,7 +336,7 @@ def test_document_that_is_no_manifest_is_not_used(quick: Lab, text: bytes) -> No
 def test_walk_in_place_of_a_damaged_manifest_says_why(lab: Lab) -> None:
     lab.publish_bytes(b"<!doctype html>\x1b[2J")
     done = lab.attack("--json", method="auto").expect(0)
-    assert "walking the server's folders: the manifest is not JSON" in done.err
+    assert f"walking the server's folders: {NO_JOURNAL}; the manifest is not JSON" in done.err
     assert done.statistics["method"] == "walk"
     assert "not JSON" in done.statistics["fallback_reason"]
     lab.matches()

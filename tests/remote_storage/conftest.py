@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
+from testbed.sshd import find_sftp_server
 from tests.remote_storage.helpers import Site, make_run
 
 
@@ -15,9 +17,31 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runicorn.remote_storage.transfer.BACKOFF", (0.0, 0.0))
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that is marked with ``rungs`` once for each of them.
+
+    The mark of a test goes before that of its module. A test that has a ``method`` goes by that one, over a
+    root that has journal and manifests.
+    """
+    mark = metafunc.definition.get_closest_marker("rungs")
+    names = metafunc.fixturenames
+    if mark is not None and "site" in names and "method" not in names:
+        metafunc.parametrize("site", mark.args, indirect=True)
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
+def site(tmp_path: Path, request: pytest.FixtureRequest) -> Site:
     """A root with one run, and a mirror that does not exist yet."""
-    made = Site(tmp_path / "root", tmp_path / "mirror")
+    made = Site(tmp_path / "root", tmp_path / "mirror", getattr(request, "param", "journal"))
     make_run(made.root)
     return made
+
+
+@pytest.fixture
+def no_ssh(tmp_path: Path) -> str:
+    """A program in the place of ssh that starts the real sftp-server on this machine."""
+    program = tmp_path / "no-ssh"
+    server = shlex.quote(find_sftp_server())
+    program.write_text(f'#!/bin/sh\nulimit -n "$(ulimit -H -n)"\nexec {server}\n', encoding="utf-8")
+    program.chmod(0o755)
+    return str(program)

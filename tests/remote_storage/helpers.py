@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,9 +16,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from runicorn.errors import RequestError
-from runicorn.manifest import Manifest, ManifestGenerator, ManifestType
+from runicorn.manifest import Manifest, ManifestGenerator, ManifestType, base, scan_log, scan_read, scan_run
 from runicorn.manifest.model import FileEntry, Run
 from runicorn.remote_storage import Selection, SyncOptions, SyncReport, synchronize
 from runicorn.remote_storage.known import Known, Listed, LocalFile
@@ -42,9 +44,13 @@ from testbed.sshd import find_sftp_server
 TIMEOUT = 30.0
 RUN = "vision/resnet/runs/r1"
 OLD = 1_700_000_000
+NO_JOURNAL = "the server keeps no journal"
+"""Why a sync of a root with manifests only does not go by the journal."""
 NOBODY = 65534
 STATE_FILES = ("meta.json", "status.json", "summary.json")
 LINE = '{"step": %d, "loss": 0.5}\n'
+CARRYING = (base, scan_log, scan_read, scan_run)
+"""Modules of the generator that ask how much of a file the journal carries."""
 
 
 def lines(count: int, start: int = 0) -> str:
@@ -78,6 +84,14 @@ def overwrite(path: Path, content: bytes | str) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def hollow(path: Path, size: int, mtime: int = OLD) -> None:
+    """A file of zeros that takes no room."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as stream:
+        stream.truncate(size)
+    os.utime(path, (mtime, mtime))
+
+
 def status(text: str) -> str:
     return json.dumps({"status": text, "started_at": OLD})
 
@@ -96,13 +110,29 @@ def make_run(root: Path, folder: str = RUN, *, state: str = "running", mtime: in
 
 @dataclasses.dataclass
 class Site:
-    """A root, the mirror of it, and the way between them."""
+    """A root, the mirror of it, and the way between them.
+
+    Attributes:
+        rung: the one that a sync goes by when nothing is in its way: ``journal`` or ``manifest``. The root is
+            published with a journal beside its manifests, or without one. ``listed`` is a journal that
+            carries no bytes, as if each file were too large for that: all are fetched from the root.
+    """
 
     root: Path
     mirror: Path
+    rung: str = "journal"
 
     def publish(self, kind: ManifestType = ManifestType.FULL, **options: Any) -> Manifest:
-        return ManifestGenerator(self.root, **options).generate(kind)[0]
+        options.setdefault("journal", self.rung != "manifest")
+        with contextlib.ExitStack() as stack:
+            for module in CARRYING if self.rung == "listed" else ():
+                stack.enter_context(mock.patch.object(module, "CARRY_LIMIT", -1))
+            return ManifestGenerator(self.root, **options).generate(kind)[0]
+
+    @property
+    def method(self) -> str:
+        """The method of a sync that nothing is in the way of."""
+        return "manifest" if self.rung == "manifest" else "journal"
 
     def sync(self, transport: Transport | None = None, **options: Any) -> SyncReport:
         """One sync; keywords are those of the options or, as a shorthand, of the selection."""
@@ -181,6 +211,9 @@ class Relay:
     @property
     def traffic(self) -> Traffic:
         return self._inner.traffic
+
+    def open_more(self, count: int) -> list[Transport]:
+        return []  # what does something wrong does all of it
 
     def close(self) -> None:
         self._inner.close()

@@ -28,6 +28,7 @@ from testbed import fault_sftp
 from testbed.sshd import Sshd
 from testbed.trees import make_tree
 from tests.remote_storage.helpers import (
+    NO_JOURNAL,
     RUN,
     TIMEOUT,
     Meanwhile,
@@ -38,6 +39,8 @@ from tests.remote_storage.helpers import (
     make_run,
     run_files,
 )
+
+pytestmark = pytest.mark.rungs("journal", "manifest")
 
 paramiko = pytest.importorskip("paramiko")
 
@@ -419,7 +422,7 @@ def test_sync_all_brings_everything(site: Site, ssh: Any, sftp: Any) -> None:
     progress = service.get_progress()
     assert (progress.running, progress.completed, progress.total, progress.percent) == (False, 6, 6, 100.0)
     assert progress.last_stats is not None
-    assert progress.last_stats["method"] == "manifest"
+    assert progress.last_stats["method"] == site.method
     assert [step[0] for step in steps.calls] == [1, 2, 3, 4, 5, 6]
     service.remove_progress_callback(steps)
     append(site.root / RUN / "logs.txt", "more\n")
@@ -431,7 +434,7 @@ def test_sync_all_brings_everything(site: Site, ssh: Any, sftp: Any) -> None:
 @pytest.mark.parametrize("options", [{}, {"options": SyncOptions(method="walk")}])
 def test_use_manifest_sync_chooses_the_way(site: Site, options: dict[str, Any]) -> None:
     site.publish()
-    for use, method in ((True, "manifest"), (False, "walk")):
+    for use, method in ((True, site.method), (False, "walk")):
         service = a_service(site, use_manifest_sync=use, **options)
         assert service.sync_all()
         stats = service.get_progress().last_stats
@@ -439,12 +442,14 @@ def test_use_manifest_sync_chooses_the_way(site: Site, options: dict[str, Any]) 
         assert stats["method"] == method
 
 
+@pytest.mark.rungs("manifest")
 def test_service_without_a_manifest_walks(site: Site, ssh: Any, sftp: Any) -> None:
     service = a_service(site, sftp, ssh)
     assert service.sync_all()
     stats = service.get_progress().last_stats
     assert stats is not None
-    assert (stats["method"], stats["fallback_reason"]) == ("walk", "the server publishes no manifest")
+    assert stats["method"] == "walk"
+    assert stats["fallback_reason"] == f"{NO_JOURNAL}; the server publishes no manifest"
     site.assert_equal()
 
 
@@ -462,6 +467,7 @@ def test_failing_sync_says_why_and_recovers(site: Site, caplog: pytest.LogCaptur
     site.assert_equal()
 
 
+@pytest.mark.rungs("listed", "manifest")
 def test_failed_file_makes_sync_all_false(site: Site) -> None:
     site.publish()
     service = a_service(site, Refuse("summary.json", StatusCode.FAILURE, Open, times=3))
@@ -539,6 +545,7 @@ def test_background_sync_over_ssh(site: Site, ssh: Any, sftp: Any, monkeypatch: 
     site.assert_equal()
 
 
+@pytest.mark.rungs("listed", "manifest")
 def test_stop_during_a_sync_ends_it_at_the_next_file(site: Site) -> None:
     make_tree(site.root, 4)
     site.publish()

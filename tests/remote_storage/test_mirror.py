@@ -175,7 +175,7 @@ def test_open_file_takes_regular_files_only(mirror: Mirror, tmp_path: Path, kind
     with pytest.raises(OSError, match=r".+"):
         mirror.read_range(LOG, 0, 10)
     assert open_fds() - before <= {str(number) for number in range(200)}
-    assert len(open_fds()) <= len(before) + 1  # the folder may stay open
+    assert len(open_fds()) <= len(before) + LOG.count("/")  # the folders may stay open
 
 
 def test_prefix_hasher_reads_the_last_block_only(mirror: Mirror) -> None:

@@ -16,9 +16,12 @@ from runicorn.manifest import Manifest, ManifestType
 from runicorn.manifest.model import Identity
 from runicorn.remote_storage import published as published_module
 from runicorn.remote_storage.published import Listing, read_published
+from runicorn.remote_storage.removal import Evidence
 from runicorn.remote_storage.transport import LocalTransport, Open, Read, StatusCode, Transport
 from testbed.trees import make_tree
 from tests.remote_storage.helpers import RUN, Refuse, Relay, Site, make_run, put
+
+pytestmark = pytest.mark.rungs("manifest")
 
 BARE = ("format_version", "manifest_type", "revision", "snapshot_id", "generated_at", "server_hostname")
 SECOND = "vision/resnet/runs/r2"
@@ -290,8 +293,9 @@ def test_incomplete_active_manifest_makes_the_listing_incomplete(site: Site) -> 
     with_active(site, complete=False, problems=[problem], problem_count=1)
     listing = read(site)
     assert (listing.complete, listing.problem_count) == (False, 1)
-    assert listing.has_problem_at("vision/x/runs/r1/meta.json")
-    assert not listing.has_problem_at("vision/xy")
+    evidence = Evidence.of_listing(listing)
+    assert evidence.has_problem_at("vision/x/runs/r1/meta.json")
+    assert not evidence.has_problem_at("vision/xy")
 
 
 # -- costs -----------------------------------------------------------------------------------

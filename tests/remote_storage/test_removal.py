@@ -13,6 +13,8 @@ from runicorn.manifest import ManifestType
 from runicorn.remote_storage.transport import Open, OpenDir, StatusCode
 from tests.remote_storage.helpers import OLD, RUN, Meanwhile, Refuse, Site, make_run, put, run_files, snapshot
 
+pytestmark = pytest.mark.rungs("journal", "manifest")
+
 RUNS = [f"vision/resnet/runs/r{number}" for number in range(1, 5)]
 GONE = RUNS[3]
 
@@ -94,6 +96,7 @@ def test_empty_root_removes_nothing_when_walking(site: Site) -> None:
     assert (report.removed_count, report.gone_count) == (0, 6)
 
 
+@pytest.mark.rungs("manifest")
 def test_incomplete_listing_removes_nothing(synced: Site) -> None:
     republish(synced, complete=False)
     report = synced.sync(delete=True)
@@ -101,6 +104,7 @@ def test_incomplete_listing_removes_nothing(synced: Site) -> None:
     assert "could not list everything" in report.kept_reason
 
 
+@pytest.mark.rungs("manifest")
 def test_problems_that_are_not_named_remove_nothing(synced: Site) -> None:
     republish(synced, problem_count=1, problems=[])
     report = synced.sync(delete=True)
@@ -120,12 +124,14 @@ def test_older_revision_removes_nothing(synced: Site) -> None:
     assert "older" in report.kept_reason
 
 
+@pytest.mark.rungs("manifest")
 def test_other_lineage_removes_nothing(synced: Site) -> None:
     republish(synced, lineage="another-lineage")
     report = synced.sync(delete=True)
     assert (report.removed_count, report.gone_count, kept(synced)) == (0, 6, True)
 
 
+@pytest.mark.rungs("manifest")
 def test_files_of_another_root_stay_when_its_lineage_is_synced_again(synced: Site) -> None:
     """The second sync of the new root may delete, but not what the old one brought."""
     republish(synced, lineage="another-lineage")
@@ -136,6 +142,20 @@ def test_files_of_another_root_stay_when_its_lineage_is_synced_again(synced: Sit
     assert report.kept_reason == "synced from another root"
 
 
+def test_root_whose_history_begins_anew_removes_nothing(synced: Site) -> None:
+    """Neither at once nor later: the new history tells nothing of what the old one brought."""
+    shutil.rmtree(synced.root / ".runicorn")
+    synced.publish()
+    for _ in range(2):
+        report = synced.sync(delete=True, force_delete=True)
+        assert (report.removed_count, kept(synced)) == (0, True)
+        put(synced.root / RUNS[0] / "summary.json", f'{{"best": {report.manifest_revision}}}')
+        synced.publish()
+    assert synced.sync(delete=True).removed_count == 0
+    assert kept(synced)
+
+
+@pytest.mark.rungs("manifest")
 def test_manifest_without_lineage_removes_nothing(synced: Site) -> None:
     republish(synced, lineage=None)
     report = synced.sync(delete=True)
@@ -143,6 +163,7 @@ def test_manifest_without_lineage_removes_nothing(synced: Site) -> None:
     assert report.kept_reason
 
 
+@pytest.mark.rungs("manifest")
 def test_newest_listing_of_active_runs_removes_nothing(synced: Site) -> None:
     synced.sync()
     put(synced.root / RUNS[0] / "summary.json", "{}")
@@ -233,6 +254,7 @@ def test_dry_run_removes_nothing_and_tells(synced: Site) -> None:
     assert snapshot(synced.mirror) == before
 
 
+@pytest.mark.rungs("listed", "manifest")
 def test_failing_sync_removes_on_its_listing_all_the_same(synced: Site) -> None:
     """The listing is complete and newer; that one file cannot be read does not make it doubtful."""
     put(synced.root / RUNS[0] / "summary.json", '{"best": 9}')
@@ -338,6 +360,7 @@ def test_folder_swapped_for_a_link_is_not_followed(synced: Site) -> None:
     assert len(run_files(outside)) == 6
 
 
+@pytest.mark.rungs("listed", "manifest")
 def test_file_that_comes_back_during_the_sync_is_fetched_next_time(synced: Site) -> None:
     put(synced.root / RUNS[0] / "summary.json", '{"best": 9}', OLD + 1)
     synced.publish()

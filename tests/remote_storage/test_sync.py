@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from testbed.counting import read_counts, reset_counts, subsystem_command
 from testbed.sshd import Sshd
 from testbed.trees import Layout, append_run, make_tree
 from tests.remote_storage.helpers import (
+    NO_JOURNAL,
     OLD,
     RUN,
     TIMEOUT,
@@ -33,6 +36,8 @@ from tests.remote_storage.helpers import (
     sftp_server,
     status,
 )
+
+pytestmark = pytest.mark.rungs("journal", "manifest")
 
 EVENTS = f"{RUN}/events.jsonl"
 
@@ -60,7 +65,7 @@ def transport_of(kind: str) -> AbstractContextManager[Transport]:
 
 
 @pytest.mark.parametrize("kind", ["local", "sftp"])
-@pytest.mark.parametrize("method", ["manifest", "walk"])
+@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
 @pytest.mark.parametrize("layout", ["project", "path"])
 def test_first_sync_brings_everything(site: Site, kind: str, method: str, layout: Layout) -> None:
     make_tree(site.root, 6, layout=layout, running=2)
@@ -78,7 +83,7 @@ def test_first_sync_brings_everything(site: Site, kind: str, method: str, layout
         assert here.stat().st_mtime_ns // 10**9 == there.stat().st_mtime_ns // 10**9
 
 
-@pytest.mark.parametrize("method", ["auto", "walk"])
+@pytest.mark.parametrize("method", ["auto", "journal", "manifest", "walk"])
 def test_sync_with_nothing_changed_transfers_nothing(site: Site, method: str) -> None:
     site.publish()
     site.sync(method=method)
@@ -91,7 +96,7 @@ def test_sync_with_nothing_changed_transfers_nothing(site: Site, method: str) ->
         [],
     ) or method == "walk"
     assert report.files_synced == report.bytes_downloaded == report.failed_count == 0
-    assert (report.skipped, report.reason) == ((True, "no changes") if method == "auto" else (False, ""))
+    assert (report.skipped, report.reason) == ((False, "") if method == "walk" else (True, "no changes"))
     assert before == {path: (site.mirror / path).stat().st_ino for path in run_files(site.mirror)}
 
 
@@ -106,31 +111,42 @@ def test_skipped_sync_reports_the_age_of_what_is_shown(site: Site) -> None:
     assert report.manifest_revision == first.revision
 
 
+@pytest.mark.parametrize(
+    ("rung", "options", "most"),
+    [
+        ("journal", {}, 8),
+        ("journal", {"method": "manifest"}, 8),
+        ("manifest", {"method": "manifest"}, 8),
+        ("manifest", {}, 9),
+    ],
+    ids=["journal", "manifest beside a journal", "manifest", "manifest after asking for a journal"],
+)
 def test_sync_with_nothing_changed_costs_8_requests_on_a_new_connection(
-    tmp_path: Path, sshd: Sshd, counts: Path
+    tmp_path: Path, sshd: Sshd, counts: Path, rung: str, options: dict[str, Any], most: int
 ) -> None:
-    site = Site(tmp_path / "root", tmp_path / "mirror")
+    site = Site(tmp_path / "root", tmp_path / "mirror", rung)
     make_tree(site.root, 30)
     site.publish()
     transport = over_ssh(sshd)
-    first = site.sync(transport)
+    first = site.sync(transport, **options)
     transport.close()
     read_counts(counts, timeout=TIMEOUT)
     reset_counts(counts)
     transport = over_ssh(sshd)
-    report = site.sync(transport)
+    report = site.sync(transport, **options)
     transport.close()
     counted = read_counts(counts, timeout=TIMEOUT)
     site.assert_equal()
     assert first.files_synced == 450
     assert report.skipped
     assert counted.requests["INIT"] == 1
-    assert counted.total <= 8
+    assert counted.total <= most
     assert counted.changing == 0
 
 
-def test_sync_of_5_changed_runs_costs_little(tmp_path: Path, sshd: Sshd, counts: Path) -> None:
-    site = Site(tmp_path / "root", tmp_path / "mirror")
+@pytest.mark.parametrize("rung", ["journal", "manifest"])
+def test_sync_of_5_changed_runs_costs_little(tmp_path: Path, sshd: Sshd, counts: Path, rung: str) -> None:
+    site = Site(tmp_path / "root", tmp_path / "mirror", rung)
     runs = make_tree(site.root, 30, running=5)
     site.publish()
     transport = over_ssh(sshd)
@@ -146,7 +162,7 @@ def test_sync_of_5_changed_runs_costs_little(tmp_path: Path, sshd: Sshd, counts:
     transport.close()
     counted = read_counts(counts, timeout=TIMEOUT)
     site.assert_equal()
-    assert (report.incremental_count, report.full_count) == (10, 10)
+    assert (report.method, report.incremental_count, report.full_count) == (rung, 10, 10)
     assert counted.total <= 60 + 20  # four files of each run changed, not three
     assert counted.bytes_down <= 1.2 * appended + packed + 64 * 1024
     assert counted.changing == 0
@@ -159,10 +175,12 @@ def test_manifest_is_not_asked_for_when_walking(site: Site) -> None:
     assert not any("/.runicorn/" in path for path in relay.opened)
 
 
+@pytest.mark.rungs("manifest")
 def test_sync_without_a_manifest_walks_and_says_why(site: Site) -> None:
     report = site.sync()
     site.assert_equal()
-    assert (report.method, report.fallback_reason) == ("walk", "the server publishes no manifest")
+    assert report.method == "walk"
+    assert report.fallback_reason == f"{NO_JOURNAL}; the server publishes no manifest"
     assert (report.manifest_revision, report.lineage, report.generated_at) == (None, None, None)
 
 
@@ -178,6 +196,7 @@ def test_sync_of_a_missing_root_fails(tmp_path: Path, method: str) -> None:
         site.sync(method=method)
 
 
+@pytest.mark.rungs("manifest")
 def test_unsafe_manifest_is_refused_whole(site: Site) -> None:
     site.publish()
     path = site.root / ".runicorn/full_manifest.json"
@@ -190,6 +209,7 @@ def test_unsafe_manifest_is_refused_whole(site: Site) -> None:
     assert run_files(site.mirror) == {}
 
 
+@pytest.mark.rungs("manifest")
 def test_damaged_manifest_is_left_for_a_walk(site: Site) -> None:
     site.publish()
     packed = site.root / ".runicorn/full_manifest.json.gz"
@@ -204,7 +224,8 @@ def test_order_of_transfers(site: Site) -> None:
     make_run(site.root, "vision/resnet/runs/new", mtime=OLD + 1000)
     site.publish()
     done = [path.split("/runs/")[1] for path in site.order()]
-    names = ["meta.json", "status.json"], ["summary.json"], ["events.jsonl", "logs.txt"], ["media/a.png"]
+    first = ["status.json", "meta.json"] if site.rung == "journal" else ["meta.json", "status.json"]
+    names = first, ["summary.json"], ["events.jsonl", "logs.txt"], ["media/a.png"]
     assert done == [f"{run}/{name}" for group in names for run in ("new", "r1") for name in group]
 
 
@@ -213,11 +234,12 @@ def test_options_that_mean_nothing_are_refused(site: Site) -> None:
         SyncOptions(method="telepathy"),
         SyncOptions(lock_timeout=-1.0),
         SyncOptions(force_delete=True),
+        SyncOptions(method="journal", dry_run=True),
     ):
         with pytest.raises(UsageError):
             bad.check()
     with pytest.raises(UsageError):
-        site.sync(method="journal")
+        site.sync(method="telepathy")
     assert not site.mirror.exists()
 
 
@@ -235,7 +257,7 @@ def test_history_of_syncs_is_kept(site: Site) -> None:
 # -- filters ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["manifest", "walk"])
+@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
 def test_filters_select_files(site: Site, method: str) -> None:
     make_run(site.root, "speech/whisper/runs/r2")
     make_run(site.root, "runs/nlp/bert/base/r3")
@@ -250,7 +272,7 @@ def test_filters_select_files(site: Site, method: str) -> None:
     assert report.total_files == 4
 
 
-@pytest.mark.parametrize("method", ["manifest", "walk"])
+@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
 def test_no_media_selects_the_rest(site: Site, method: str) -> None:
     site.publish()
     site.sync(method=method, media=False)
@@ -276,7 +298,7 @@ def test_equal_selections_have_one_key() -> None:
 # -- logs ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["manifest", "walk"])
+@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
 @pytest.mark.parametrize("kind", ["local", "sftp"])
 def test_append_moves_only_what_was_appended(site: Site, kind: str, method: str) -> None:
     put(site.root / EVENTS, lines(9000), OLD)
@@ -294,7 +316,7 @@ def test_append_moves_only_what_was_appended(site: Site, kind: str, method: str)
     assert report.bytes_downloaded == len(lines(10, 9000)) + overlap
 
 
-@pytest.mark.parametrize("method", ["manifest", "walk"])
+@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
 def test_append_over_several_blocks(site: Site, method: str) -> None:
     put(site.root / EVENTS, lines(50_000), OLD)
     site.publish()
@@ -307,7 +329,7 @@ def test_append_over_several_blocks(site: Site, method: str) -> None:
     assert report.bytes_downloaded < len(lines(60_000, 50_000)) + 70_000
 
 
-@pytest.mark.parametrize("method", ["manifest", "walk"])
+@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
 def test_torn_record_is_withheld_until_it_is_whole(site: Site, method: str) -> None:
     whole = lines(20)
     put(site.root / EVENTS, whole + '{"step": 20, "lo', OLD)
@@ -322,7 +344,7 @@ def test_torn_record_is_withheld_until_it_is_whole(site: Site, method: str) -> N
     assert (report.incremental_count, (site.mirror / EVENTS).stat().st_ino) == (1, inode)
 
 
-@pytest.mark.parametrize("method", ["manifest", "walk"])
+@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
 def test_torn_record_of_an_append_is_withheld(site: Site, method: str) -> None:
     site.publish()
     site.sync(method=method)
@@ -336,7 +358,7 @@ def test_torn_record_of_an_append_is_withheld(site: Site, method: str) -> None:
     site.assert_equal()
 
 
-@pytest.mark.parametrize("method", ["manifest", "walk"])
+@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
 def test_torn_record_is_delivered_when_the_run_ends(site: Site, method: str) -> None:
     put(site.root / EVENTS, lines(20) + "killed here", OLD)
     site.publish()
@@ -368,7 +390,7 @@ def test_empty_log(site: Site) -> None:
     site.assert_equal()
 
 
-@pytest.mark.parametrize("method", ["manifest", "walk"])
+@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
 @pytest.mark.parametrize(
     "content",
     [
@@ -416,6 +438,7 @@ def test_log_rewritten_before_the_last_block_is_replaced(site: Site) -> None:
     assert report.full_count == 1
 
 
+@pytest.mark.rungs("listed", "manifest")
 def test_log_that_grows_during_the_sync_is_a_prefix(site: Site) -> None:
     site.publish()
     grow = Meanwhile("events.jsonl", lambda: append(site.root / EVENTS, lines(5, 20)))
@@ -426,6 +449,7 @@ def test_log_that_grows_during_the_sync_is_a_prefix(site: Site) -> None:
     site.assert_equal()
 
 
+@pytest.mark.rungs("listed", "manifest")
 def test_log_that_was_rewritten_after_the_listing_is_taken_as_it_is(site: Site) -> None:
     site.publish()
     put(site.root / EVENTS, lines(50, 100))
@@ -440,6 +464,7 @@ def test_log_that_was_rewritten_after_the_listing_is_taken_as_it_is(site: Site) 
 # -- state files -----------------------------------------------------------------------------
 
 
+@pytest.mark.rungs("listed", "manifest")
 def test_state_file_newer_than_the_manifest_is_accepted_once(site: Site) -> None:
     site.publish()
     put(site.root / RUN / "summary.json", '{"best": 2, "more": "than was listed"}', OLD + 9)
@@ -454,7 +479,7 @@ def test_state_file_newer_than_the_manifest_is_accepted_once(site: Site) -> None
     site.assert_equal()
 
 
-@pytest.mark.parametrize("method", ["manifest", "walk"])
+@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
 def test_state_file_of_the_same_size_is_fetched_anew(site: Site, method: str) -> None:
     site.publish()
     site.sync(method=method)
@@ -486,6 +511,7 @@ def test_touched_file_is_not_fetched_again(site: Site) -> None:
     assert site.sync().skipped
 
 
+@pytest.mark.rungs("listed", "manifest")
 def test_file_that_vanished_is_no_failure_and_tried_again(site: Site) -> None:
     site.publish()
     summary = site.root / RUN / "summary.json"
@@ -548,9 +574,9 @@ def test_walk_then_manifest_needs_no_second_download(site: Site) -> None:
     make_tree(site.root, 3)
     site.sync(method="walk")
     site.publish()
-    for _ in range(2):
+    for method in ("manifest", site.method):  # it takes a listing to find the way into the journal
         report = site.sync()
-        assert (report.method, report.bytes_downloaded, report.files_synced) == ("manifest", 0, 0)
+        assert (report.method, report.bytes_downloaded, report.files_synced) == (method, 0, 0)
     assert report.skipped
 
 
@@ -580,8 +606,7 @@ def test_manifest_older_than_a_mirror_that_walked(site: Site) -> None:
 def test_other_lineage_is_compared_in_full(site: Site) -> None:
     first = site.publish()
     site.sync()
-    for path in (site.root / ".runicorn").iterdir():
-        path.unlink()
+    shutil.rmtree(site.root / ".runicorn")
     second = site.publish()
     assert (first.lineage, first.revision) != (second.lineage, second.revision)
     report = site.sync()

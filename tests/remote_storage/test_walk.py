@@ -17,6 +17,8 @@ from runicorn.remote_storage.walk import Walker
 from testbed.trees import Layout, make_tree
 from tests.remote_storage.helpers import RUN, Meanwhile, Refuse, Relay, Site, make_run, put, sftp_server
 
+pytestmark = pytest.mark.rungs("manifest")
+
 NO_RIGHTS = StatusCode.PERMISSION_DENIED
 
 

@@ -76,7 +76,7 @@ class TerminalProgress:
 
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
-        if isinstance(event, TransferStarted) and event.files:
+        if isinstance(event, TransferStarted) and (event.files or event.total_bytes):
             self._start(event)
         elif isinstance(event, BytesReceived):
             self._bytes += event.count
@@ -88,7 +88,9 @@ class TerminalProgress:
     def _start(self, event: TransferStarted) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
 
-        # A walk fetches status files before it knows how much there is in all.
+        # A walk fetches status files before it knows how much there is in all; what the journal only lists
+        # is fetched when it has been read.
+        self.stop()
         self._files = self._bytes = 0
         self._total_files, self._total_bytes = event.files, event.total_bytes
         self._started = time.monotonic()
@@ -111,7 +113,8 @@ class TerminalProgress:
         done = self._work(self._files, self._bytes)
         left = self._left.update(done, now) if self._left else None
         rate = self._bytes / max(0.001, now - self._started)
-        text = f"{self._files}/{self._total_files} files  "
+        count = f"{self._files}/{self._total_files}" if self._total_files else str(self._files)
+        text = f"{count} files  "
         # What is read twice, as proof or after a failure, is more than was planned.
         received = min(self._bytes, self._total_bytes)
         text += f"{size_text(received)}/{size_text(self._total_bytes)}  {size_text(rate)}/s"

@@ -40,8 +40,9 @@ SOURCE is [user@]host:path, ssh://[user@]host[:port]/path, or a local path. Remo
 your own ssh: its configuration, jump hosts, keys, agent and known hosts hold. MIRROR is a local folder; by
 default one in your data folder, named after the source.
 
-When the server publishes a manifest (runicorn generate-manifest), it is used; otherwise, or when it
-cannot be used, the folders on the server are walked, which is slower.
+When the server publishes (runicorn generate-manifest), what changed is read from its journal, bytes and
+all; when that does not lead on from here, its manifest tells what to fetch; when there is none, the folders
+on the server are walked, which is slower. The next sync is back on the journal.
 
 \b
 Examples:
@@ -288,10 +289,10 @@ def _log_to_stderr(verbose: bool, quiet: bool) -> None:
 @click.option("--no-media", is_flag=True, help="Not what lies below media.")
 @click.option(
     "--method",
-    type=click.Choice(["auto", "manifest", "walk"]),
+    type=click.Choice(["auto", "journal", "manifest", "walk"]),
     default="auto",
     show_default=True,
-    help="How to learn what the server holds; auto: by manifest, or by walk when there is none.",
+    help="How to learn what the server holds; auto: the first of these that works.",
 )
 @click.option(
     "--jitter",

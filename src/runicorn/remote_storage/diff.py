@@ -87,7 +87,6 @@ class SyncPlan:
         gone: files that the listing does not name any more.
         listed_files: how many selected files the listing names.
         listed_bytes: sum of their sizes, bytes.
-        held_files: how many files the mirror held before.
     """
 
     transfers: list[Transfer] = field(default_factory=list)
@@ -95,7 +94,6 @@ class SyncPlan:
     gone: list[Gone] = field(default_factory=list)
     listed_files: int = 0
     listed_bytes: int = 0
-    held_files: int = 0
 
     @property
     def total_bytes(self) -> int:

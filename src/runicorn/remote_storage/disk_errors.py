@@ -6,12 +6,17 @@ import errno
 
 from runicorn.errors import DiskFullError, MirrorError
 from runicorn.manifest import rules
+from runicorn.remote_storage.folders import SpelledOtherwise
 
 
 def mirror_error(error: OSError, path: str = "") -> MirrorError:
     """What a failure of the mirror's file system means for a path of the mirror, or for all of it."""
     what = rules.escape(path) or "the mirror"
     reason = error.strerror or str(error)
+    if isinstance(error, SpelledOtherwise):
+        other = rules.escape(error.other)
+        message = f"this disk cannot hold it beside {other}: the names look the same to it"
+        return MirrorError(message, path=path, hint="rename one of them on the server")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(f"cannot write {what}: {reason}", path=path)
     if error.errno in (errno.ELOOP, errno.ENOTDIR):

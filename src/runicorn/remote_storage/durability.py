@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable, Sequence
 
 _FEW_FILES = 16
 _BATCH = 4096
@@ -30,44 +31,65 @@ _SYNCFS = _find_syncfs()
 
 
 class Barrier:
-    """Flushes what a batch of files wrote below one folder.
+    """Flushes what batches of files wrote below one folder.
 
     Args:
-        folder_fd: open folder on the file system that holds all files of the batch.
-        files: how many files are going to be written in all.
-
-    Attributes:
-        flushes_each: whether every file is flushed by itself.
-        batch_files: how many files at most are worth one barrier. Their folders stay open until
-            the barrier when each is flushed by itself.
+        folder_fd: open folder on the file system that holds all files.
     """
 
-    def __init__(self, folder_fd: int, files: int) -> None:
+    def __init__(self, folder_fd: int) -> None:
         self._folder_fd = folder_fd
-        self.flushes_each = _SYNCFS is None or files <= _FEW_FILES
-        self.batch_files = _BATCH_OF_SINGLE_FLUSHES if self.flushes_each else _BATCH
 
-    def file_written(self, fd: int) -> None:
-        """Call this for every file after its last byte was written."""
-        if self.flushes_each:
-            os.fsync(fd)
+    @property
+    def batch_files(self) -> int:
+        """How many files at most are worth one barrier."""
+        return _BATCH_OF_SINGLE_FLUSHES if _SYNCFS is None else _BATCH
 
-    def names_changed(self, fds: set[int]) -> None:
-        """Call this after files took or lost their names in these open folders."""
-        if self.flushes_each:
-            for fd in fds:
-                os.fsync(fd)
-        else:
-            self.wait()
+    @staticmethod
+    def _flushes_each(files: int) -> bool:
+        return _SYNCFS is None or files <= _FEW_FILES
 
-    def wait(self) -> None:
-        """Return when every file of the batch is on disk.
+    def contents(self, openers: Sequence[Callable[[], int]]) -> None:
+        """Return when the content of every file of a batch is on disk.
+
+        Args:
+            openers: each opens one of the files; it is closed here.
 
         Raises:
             OSError: the disk refused.
         """
-        if self.flushes_each or _SYNCFS is None:
+        if not self._flushes_each(len(openers)):
+            self.wait()
             return
-        if _SYNCFS(self._folder_fd) != 0:
+        for opener in openers:
+            fd = opener()
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def names(self, folders: Sequence[Callable[[], int]], files: int) -> None:
+        """Return when the names of a batch are on disk.
+
+        Args:
+            folders: each gives one of the folders in which files took their names; it stays open.
+            files: how many files the batch has.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        if not self._flushes_each(files):
+            self.wait()
+            return
+        for folder in folders:
+            os.fsync(folder())
+
+    def wait(self) -> None:
+        """Return when everything that was written to the file system is on disk.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        if _SYNCFS is not None and _SYNCFS(self._folder_fd) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))

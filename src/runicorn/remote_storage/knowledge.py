@@ -53,11 +53,30 @@ class Knowledge:
                     known[inner] = self._compare_prefix(entry, row)
         return known
 
+    def of_entries(self, run: Run, entries: Iterable[FileEntry]) -> dict[str, Known]:
+        """As `of_run`, at a cost that follows the number of entries, not of the run's files."""
+        start = len(run.folder) + 1
+        found: dict[str, tuple[FileEntry, LocalFile]] = {}
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                local = self._mirror.signature(entry.path)
+                found[entry.path[start:]] = (entry, local)
+        recorded = self._state.known(run.folder, list(found)) if found else {}
+        known: dict[str, Known] = {}
+        for inner, (entry, local) in found.items():
+            with contextlib.suppress(OSError):
+                row = recorded.get(inner)
+                if row is None or row.local != local:
+                    row = self._examine(entry, local)
+                if row is not None:
+                    known[inner] = self._compare_prefix(entry, row)
+        return known
+
     def is_as_recorded(self, folder: str) -> bool:
         """Whether every file of a run that was synced is on disk as it was left."""
-        recorded = self._state.run_files(folder)
+        recorded = self._state.local_files(folder)
         found = self._mirror.list_run(folder)
-        return all(found.get(inner) == known.local for inner, known in recorded.items())
+        return all(found.get(inner) == local for inner, local in recorded.items())
 
     def _examine(self, entry: FileEntry, local: LocalFile) -> Known | None:
         if entry.is_log:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from runicorn.journal.frames import Place
 from runicorn.manifest.model import FileEntry, Identity
 
 
@@ -76,6 +77,7 @@ class Known:
         epoch: in which epoch of the mirror it was last listed; 0 when it never was.
         extends: of a log that is longer than the listing says: whether it begins with what is
             listed. None when that was not looked at.
+        gone: whether the server did not list it any more when that was last told.
     """
 
     local: LocalFile
@@ -83,6 +85,7 @@ class Known:
     listed: Listed | None
     epoch: int = 0
     extends: bool | None = None
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,8 @@ class Cursor:
         generated_at: when the server looked, seconds since the epoch.
         base: the full manifest below it, when an active one was laid over it.
         keeps_gone: whether the mirror still holds files that the server removed.
+        place: where the journal has the same state; None when that is not known. With a place and
+            without an identity the base of the journal has been read up to there.
     """
 
     identity: Identity | None
@@ -102,3 +107,4 @@ class Cursor:
     generated_at: float | None
     base: Identity | None = None
     keeps_gone: bool = False
+    place: Place | None = None

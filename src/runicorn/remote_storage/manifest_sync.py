@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from runicorn.errors import CancelledError, UsageError
+from runicorn.errors import CancelledError, TransportError, UsageError
+from runicorn.remote_storage.journal_reader import JournalReader
 from runicorn.remote_storage.options import SyncOptions
-from runicorn.remote_storage.report import Event, FileDone, Observer, TransferStarted
+from runicorn.remote_storage.report import Event, FileDone, Observer, SyncReport, TransferStarted
 from runicorn.remote_storage.sync import synchronize
 from runicorn.remote_storage.transport import open_beside
 from runicorn.remote_storage.transport.base import Traffic, Transport
@@ -29,8 +32,9 @@ class ManifestSyncClient:
     """Brings a local folder to the state of a root on a server.
 
     Args:
-        sftp_client: an open paramiko client; a second channel is opened beside it, and it must not
-            be used by others while a sync runs. A `Transport` is taken as well.
+        sftp_client: an open paramiko client; a second channel is opened beside it by the first sync
+            and kept for the next ones, and it must not be used by others while a sync runs. A
+            `Transport` is taken as well.
         remote_root: the root on the server; relative to the home folder when it does not begin
             with a slash.
         cache_dir: folder of the mirror; made by the first sync.
@@ -58,6 +62,8 @@ class ManifestSyncClient:
         self.options = options or SyncOptions()
         self.options.check()
         self._sftp_client = sftp_client
+        self._transport: Transport | None = None
+        self._journal: JournalReader | None = None
 
     def sync(
         self,
@@ -88,21 +94,57 @@ class ManifestSyncClient:
             for watcher in watchers:
                 watcher(event)
 
-        transport, owned = self._transport()
+        was_kept = self._transport is not None
         try:
-            report = synchronize(transport, self.remote_root, self.cache_dir, self.options, tell, stop).report
-            if owned:
-                report.count_traffic(Traffic(), transport.traffic)
-            return report.as_dict()
-        finally:
-            if owned:
-                transport.close()
+            return self._synchronize(tell, stop).as_dict()
+        except TransportError:
+            self.close()
+            if not was_kept:
+                raise
+            # The channel of an earlier sync may have ended meanwhile; a new one tells.
+            log.info("the connection of the last sync has ended; trying with a new one")
+        try:
+            return self._synchronize(tell, stop).as_dict()
+        except TransportError:
+            self.close()
+            raise
 
-    def _transport(self) -> tuple[Transport, bool]:
-        client = self._sftp_client
-        if isinstance(client, Transport):
-            return client, False
-        return open_beside(client), True
+    def _synchronize(self, tell: Observer, stop: threading.Event) -> SyncReport:
+        is_first = self._transport is None
+        transport, journal = self._connected()
+        report = synchronize(
+            transport, self.remote_root, self.cache_dir, self.options, tell, stop, journal
+        ).report
+        if is_first and transport is not self._sftp_client:
+            report.count_traffic(Traffic(), transport.traffic)
+        return report
+
+    def _connected(self) -> tuple[Transport, JournalReader]:
+        if self._transport is None or self._journal is None:
+            client = self._sftp_client
+            self._transport = client if isinstance(client, Transport) else open_beside(client)
+            self._journal = JournalReader(self._transport, self.remote_root.rstrip("/"))
+        return self._transport, self._journal
+
+    def close(self) -> None:
+        """Give up the channel that was opened; the next sync opens another one. May be called again."""
+        transport, self._transport = self._transport, None
+        journal, self._journal = self._journal, None
+        if transport is None or journal is None:
+            return
+        if transport is not self._sftp_client:
+            transport.close()
+            return
+        with contextlib.suppress(TransportError):  # it may have ended
+            journal.close()
+
+    def __enter__(self) -> ManifestSyncClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def wait_jitter(longest: float, cancel: threading.Event | None = None) -> None:
@@ -123,7 +165,8 @@ def _progress(callback: ProgressCallback | None) -> Observer | None:
     def watch(event: Event) -> None:
         nonlocal total, done
         if isinstance(event, TransferStarted):
-            total = event.files
+            # What the journal only lists is announced when it has been read.
+            total = max(total, done + event.files)
         elif isinstance(event, FileDone):
             done += 1
             # A walk fetches status files before it knows how many files there are in all.

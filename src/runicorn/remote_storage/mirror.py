@@ -12,7 +12,6 @@ import os
 import secrets
 import stat
 import time
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -21,16 +20,21 @@ from runicorn.errors import MirrorError
 from runicorn.manifest import rules
 from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher
 from runicorn.remote_storage.disk_errors import mirror_error
+from runicorn.remote_storage.folders import FOLDER_FLAGS, Folders, SpelledOtherwise
 from runicorn.remote_storage.known import LocalFile
 from runicorn.remote_storage.records import append_records
-from runicorn.remote_storage.staging import FILE_FLAGS, StagedFile, signature_of
+from runicorn.remote_storage.staging import (
+    FILE_FLAGS,
+    StagedFile,
+    finish_file,
+    signature_of,
+    write_all,
+)
 
 STATE_FOLDER = rules.ARTEFACT_FOLDER
 STAGING_FOLDER = "staging"
 PARTIAL_SUFFIX = ".partial"
 
-_MAX_OPEN_FOLDERS = 128
-_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1024 * 1024
 _PARTIAL_LIFE = 7 * 86400.0
 
@@ -49,7 +53,6 @@ class Mirror:
     def __init__(self, root: Path, *, read_only: bool = False) -> None:
         self.root = root
         self._staging_fd = -1
-        self._folders: OrderedDict[str, int] = OrderedDict()
         try:
             root.mkdir(parents=True, exist_ok=True)
             self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -57,11 +60,14 @@ class Mirror:
             raise MirrorError(f"the mirror {root} is not a folder") from error
         except OSError as error:
             raise MirrorError(f"cannot use the mirror {root}: {error.strerror}") from error
+        self._folds: bool | None = None
+        self._folders = self.new_folders()
         if read_only:
             return
         try:
-            self._staging_fd = self._open_folder(f"{STATE_FOLDER}/{STAGING_FOLDER}", create=True)
+            self._staging_fd = os.dup(self._folders.fd(f"{STATE_FOLDER}/{STAGING_FOLDER}", create=True))
         except OSError as error:
+            self._folders.forget_all()
             os.close(self.fd)
             raise MirrorError(f"cannot write in the mirror {root}: {error.strerror}") from error
 
@@ -75,9 +81,7 @@ class Mirror:
 
     def close(self) -> None:
         """Close all folders."""
-        for fd in self._folders.values():
-            os.close(fd)
-        self._folders.clear()
+        self._folders.forget_all()
         if self.fd >= 0:
             if self._staging_fd >= 0:
                 os.close(self._staging_fd)
@@ -86,58 +90,30 @@ class Mirror:
 
     # -- folders ---------------------------------------------------------------------------
 
-    def _open_folder(self, folder: str, *, create: bool) -> int:
-        fd = os.dup(self.fd)
-        try:
-            for part in folder.split("/"):
-                try:
-                    inner = os.open(part, _FOLDER_FLAGS, dir_fd=fd)
-                except FileNotFoundError:
-                    if not create:
-                        raise
-                    self._make_folder(part, fd)
-                    inner = os.open(part, _FOLDER_FLAGS, dir_fd=fd)
-                os.close(fd)
-                fd = inner
-        except OSError:
-            os.close(fd)
-            raise
-        return fd
+    def new_folders(self) -> Folders:
+        """Folders of the mirror for another thread; it closes them."""
+        return Folders(self.fd, self.folds)
 
-    @staticmethod
-    def _make_folder(name: str, parent: int) -> None:
-        try:
-            os.mkdir(name, dir_fd=parent)
-        except FileExistsError:
-            return
+    def folds(self) -> bool:
+        """As `takes_names_for_the_same`, found out once."""
+        if self._folds is None and self._staging_fd >= 0:
+            self._folds = self.takes_names_for_the_same()
+        return bool(self._folds)
 
-    def folder_fd(self, folder: str, *, create: bool = False) -> int:
+    def folder_fd(self, folder: str) -> int:
         """An open folder of the mirror, kept open for the next use.
 
         Raises:
             OSError: it does not exist, or a link or file is in its place.
         """
-        if not folder:
-            return self.fd
-        fd = self._folders.get(folder)
-        if fd is not None:
-            self._folders.move_to_end(folder)
-            return fd
-        fd = self._open_folder(folder, create=create)
-        self._folders[folder] = fd
-        if len(self._folders) > _MAX_OPEN_FOLDERS:
-            os.close(self._folders.popitem(last=False)[1])
-        return fd
-
-    def _forget_folder(self, folder: str) -> None:
-        for known in [name for name in self._folders if name == folder or name.startswith(folder + "/")]:
-            os.close(self._folders.pop(known))
+        return self._folders.fd(folder)
 
     def list_run(self, folder: str) -> dict[str, LocalFile]:
         """The regular files of a run in the mirror, by their path within the run folder."""
         found: dict[str, LocalFile] = {}
+        parent, _, name = folder.rpartition("/")
         try:
-            fd = self._open_folder(folder, create=False)
+            fd = os.open(name, FOLDER_FLAGS, dir_fd=self._folders.fd(parent))
         except OSError:
             return found
         try:
@@ -162,7 +138,7 @@ class Mirror:
 
     def _list_inner(self, parent: int, name: str, prefix: str, found: dict[str, LocalFile]) -> None:
         try:
-            fd = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+            fd = os.open(name, FOLDER_FLAGS, dir_fd=parent)
         except OSError:
             return
         try:
@@ -171,31 +147,28 @@ class Mirror:
             os.close(fd)
 
     def takes_names_for_the_same(self) -> bool:
-        """Whether the file system does not tell names apart that differ by case or by the form of
-        their accents only."""
-        stem = secrets.token_hex(6)
-        fd = os.open(
-            f"{stem}-\u00e9",
-            os.O_WRONLY | os.O_CREAT | os.O_EXCL | FILE_FLAGS,
-            0o600,
-            dir_fd=self._staging_fd,
-        )
-        os.close(fd)
+        """Whether the file system takes names for the same that differ by case or form of accents."""
+        staged, _ = self.stage_whole(memoryview(b""), 0, secrets.token_hex(6) + "-\u00e9")
+        stem = staged.name[:-1]
         try:
-            return any(_exists(f"{stem}-{other}", self._staging_fd) for other in ("\u00c9", "e\u0301"))
+            return any(_exists(stem + other, self._staging_fd) for other in ("\u00c9", "e\u0301"))
         finally:
-            os.unlink(f"{stem}-\u00e9", dir_fd=self._staging_fd)
+            staged.discard()
 
     # -- reading ---------------------------------------------------------------------------
 
-    def open_file(self, path: str, flags: int = os.O_RDONLY) -> int:
-        """A file of the mirror, opened through its folder; no link is followed.
+    def open_file(self, path: str, flags: int = os.O_RDONLY, folders: Folders | None = None) -> int:
+        """A file of the mirror, opened through its folder; no link is followed. Another thread than the
+        one that works with the mirror brings its own ``folders``.
 
         Raises:
             OSError: it does not exist or is not a regular file.
         """
         folder, _, name = path.rpartition("/")
-        fd = os.open(name, flags | FILE_FLAGS, dir_fd=self.folder_fd(folder))
+        folders = folders or self._folders
+        folder_fd = folders.fd(folder)
+        folders.require_own(folder, name)
+        fd = os.open(name, flags | FILE_FLAGS, dir_fd=folder_fd)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise OSError(errno.EISDIR, "not a regular file")
@@ -225,7 +198,9 @@ class Mirror:
     def signature(self, path: str) -> LocalFile:
         """What a file of the mirror looks like now."""
         folder, _, name = path.rpartition("/")
-        return signature_of(os.stat(name, dir_fd=self.folder_fd(folder), follow_symlinks=False))
+        folder_fd = self._folders.fd(folder)
+        self._folders.require_own(folder, name)
+        return signature_of(os.stat(name, dir_fd=folder_fd, follow_symlinks=False))
 
     def prefix_hasher(self, path: str, size: int, full_hashes: list[bytes]) -> BlockHasher:
         """A hasher that has taken the first ``size`` bytes of a log, of which only the last block
@@ -258,6 +233,33 @@ class Mirror:
         fd = os.open(name, os.O_RDWR | os.O_CREAT | flags | FILE_FLAGS, 0o666, dir_fd=self._staging_fd)
         os.close(fd)
         return StagedFile(self._staging_fd, name)
+
+    def stage_whole(
+        self, data: memoryview, mtime_ns: int, name: str | None = None
+    ) -> tuple[StagedFile, LocalFile]:
+        """A staged file that is complete, and what it will look like in the mirror.
+
+        Args:
+            data: its content.
+            mtime_ns: its time of last change, nanoseconds since the epoch.
+            name: of the staged file; by default one of its own.
+        """
+        name = name or secrets.token_hex(12)
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | FILE_FLAGS, 0o666, dir_fd=self._staging_fd)
+        staged = StagedFile(self._staging_fd, name)
+        try:
+            write_all(fd, data, 0)
+            return staged, finish_file(fd, mtime_ns)
+        except BaseException:
+            staged.discard()
+            raise
+        finally:
+            os.close(fd)
+
+    def is_empty(self) -> bool:
+        """Whether nothing but the state folder lies in it."""
+        with os.scandir(self.fd) as entries:
+            return all(entry.name == STATE_FOLDER for entry in entries)
 
     def staged_bytes(self) -> int:
         """Bytes of interrupted downloads that can be gone on with."""
@@ -297,29 +299,31 @@ class Mirror:
         if not stat.S_ISREG(mode):
             raise MirrorError(f"{rules.escape(path)} in the mirror is a link or no file", path=path)
 
-    def install(self, staged: StagedFile, path: str) -> int:
-        """Give a staged file its name in the mirror.
-
-        Returns:
-            The open folder that it lies in.
+    def install(self, staged: StagedFile, path: str, folders: Folders | None = None) -> None:
+        """Give a staged file its name in the mirror. Another thread than the one that works with the
+        mirror brings its own ``folders``.
 
         Raises:
             MirrorError: something is in the way.
         """
         folder, _, name = path.rpartition("/")
         try:
-            fd = self.folder_fd(folder, create=True)
+            folders = folders or self._folders
             try:
-                os.rename(staged.name, name, src_dir_fd=self._staging_fd, dst_dir_fd=fd)
+                self._rename(staged, folder, name, folders)
             except FileNotFoundError:
-                # The folder that was held open has been removed meanwhile.
-                self._forget_folder(folder)
-                fd = self.folder_fd(folder, create=True)
-                os.rename(staged.name, name, src_dir_fd=self._staging_fd, dst_dir_fd=fd)
+                # A folder that was held open has been removed meanwhile.
+                folders.forget_all()
+                self._rename(staged, folder, name, folders)
         except OSError as error:
             staged.discard()
             raise mirror_error(error, path) from error
-        return fd
+
+    def _rename(self, staged: StagedFile, folder: str, name: str, folders: Folders) -> None:
+        fd = folders.fd(folder, create=True)
+        folders.require_own(folder, name)
+        os.rename(staged.name, name, src_dir_fd=self._staging_fd, dst_dir_fd=fd)
+        folders.made(folder, name)
 
     def append(self, path: str, expected: LocalFile, data: Iterator[bytes]) -> int:
         """Let a log grow in place, on the same inode.
@@ -361,13 +365,14 @@ class Mirror:
         """
         folder, _, name = path.rpartition("/")
         try:
+            self._folders.require_own(folder, name)
             os.unlink(name, dir_fd=self.folder_fd(folder))
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, SpelledOtherwise):
             return False
         except OSError as error:
             raise mirror_error(error, path) from error
         while folder:
-            self._forget_folder(folder)
+            self._folders.forget(folder)
             parent, _, name = folder.rpartition("/")
             try:
                 os.rmdir(name, dir_fd=self.folder_fd(parent))

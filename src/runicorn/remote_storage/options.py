@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from runicorn.errors import UsageError
 from runicorn.remote_storage.selection import Selection
 
+JOURNAL = "journal"
 MANIFEST = "manifest"
 WALK = "walk"
 AUTO = "auto"
-METHODS = (AUTO, MANIFEST, WALK)
+METHODS = (AUTO, JOURNAL, MANIFEST, WALK)
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class SyncOptions:
     """How a sync is done.
 
     Attributes:
-        method: ``auto`` (the best way that works), ``manifest`` or ``walk`` (that one or none).
+        method: ``auto`` (the best way that works), ``journal``, ``manifest`` or ``walk`` (that one or none).
         selection: what is synced.
         delete: whether files that the server removed are removed here (law 4).
         force_delete: leave to remove more than half of the mirror.
@@ -44,6 +45,8 @@ class SyncOptions:
         """
         if self.method not in METHODS:
             raise UsageError(f"there is no method {self.method!r}; it is one of {', '.join(METHODS)}")
+        if self.method == JOURNAL and self.dry_run:
+            raise UsageError("a dry run cannot go by the journal", hint="use --method manifest")
         if self.lock_timeout < 0:
             raise UsageError("the time to wait for the mirror cannot be negative")
         if self.force_delete and not self.delete:

@@ -83,11 +83,6 @@ class Listing:
     unchanged: bool = False
     total_experiments: int = 0
 
-    def has_problem_at(self, path: str) -> bool:
-        """Whether a problem was met at a path or above it."""
-        shown = escape(path)
-        return shown in self.problem_paths or any(parent in self.problem_paths for parent in _parents(shown))
-
 
 def read_published(
     transport: Transport, remote_root: str, current: Identity | None = None, base: Identity | None = None
@@ -255,14 +250,15 @@ def _runs(artefact: _Artefact) -> Iterator[Run]:
 
 def _lay_over(runs: dict[str, Run], newer: dict[str, Run]) -> None:
     """Lay newer runs over older ones; an older run inside or around a newer one gives way to it."""
-    around = {parent for folder in newer for parent in _parents(folder)}
+    around = {parent for folder in newer for parent in parents(folder)}
     for folder in list(runs):
-        if folder in around or any(parent in newer for parent in _parents(folder)):
+        if folder in around or any(parent in newer for parent in parents(folder)):
             del runs[folder]
     runs.update(newer)
 
 
-def _parents(folder: str) -> Iterator[str]:
+def parents(folder: str) -> Iterator[str]:
+    """The folders above a path, the nearest first."""
     while folder := folder.rpartition("/")[0]:
         yield folder
 

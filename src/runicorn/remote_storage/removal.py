@@ -2,16 +2,70 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from runicorn.errors import MirrorError
 from runicorn.manifest import rules
-from runicorn.manifest.model import ManifestType
-from runicorn.remote_storage.diff import Gone, SyncPlan
+from runicorn.manifest.model import Header, Identity, ManifestType
+from runicorn.remote_storage.context import SyncContext
+from runicorn.remote_storage.diff import Gone
 from runicorn.remote_storage.mirror import Mirror
 from runicorn.remote_storage.options import SyncOptions
-from runicorn.remote_storage.published import Listing
+from runicorn.remote_storage.published import Listing, parents
 from runicorn.remote_storage.report import Failure, SyncReport
 from runicorn.remote_storage.selection import Selection
 from runicorn.remote_storage.state import MirrorState
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a removal is judged by.
+
+    Attributes:
+        identity: the state of the server; None after a walk.
+        is_full: whether it tells of all runs.
+        complete: whether no problem hides a file.
+        total_experiments: number of runs.
+        problem_paths: escaped paths of what could not be listed, as far as they are known.
+        problem_count: how many there are.
+    """
+
+    identity: Identity | None
+    is_full: bool
+    complete: bool
+    total_experiments: int
+    problem_paths: frozenset[str] = frozenset()
+    problem_count: int = 0
+
+    @classmethod
+    def of_listing(cls, listing: Listing) -> Evidence:
+        """The evidence that a listing gives."""
+        header = listing.header
+        return cls(
+            identity=listing.identity,
+            is_full=header is None or header.manifest_type is ManifestType.FULL,
+            complete=listing.complete,
+            total_experiments=len(listing.runs),
+            problem_paths=listing.problem_paths,
+            problem_count=listing.problem_count,
+        )
+
+    @classmethod
+    def of_commit(cls, header: Header) -> Evidence:
+        """The evidence that a commit of the journal gives."""
+        return cls(
+            identity=header.identity,
+            is_full=True,
+            complete=header.complete,
+            total_experiments=header.total_experiments,
+            problem_paths=frozenset(problem.path for problem in header.problems),
+            problem_count=header.problem_count,
+        )
+
+    def has_problem_at(self, path: str) -> bool:
+        """Whether a problem was met at a path or above it."""
+        shown = rules.escape(path)
+        return any(part in self.problem_paths for part in (shown, *parents(shown)))
 
 
 def find_gone(state: MirrorState, listing: Listing, selection: Selection) -> list[Gone]:
@@ -37,9 +91,63 @@ def _is_selected(selection: Selection, folder: str, inner: str) -> bool:
     return selection.wants_path(f"{folder}/{inner}")
 
 
-def reason_to_keep(state: MirrorState, listing: Listing, plan: SyncPlan, options: SyncOptions) -> str:
-    """Why nothing may be removed on account of a listing, or an empty string."""
-    if not listing.runs:
+def find_marked(state: MirrorState, selection: Selection) -> list[Gone]:
+    """The synced and selected files of which the journal has told that they are not listed any more."""
+    return [
+        Gone(folder, inner, known)
+        for folder, inner, known in state.gone()
+        if _is_selected(selection, folder, inner)
+    ]
+
+
+def settle_gone(
+    context: SyncContext, evidence: Evidence, gone: list[Gone], epoch: int, held: int
+) -> list[Gone]:
+    """Remove what the server does not list any more, or take note of why it is kept.
+
+    Args:
+        context: the sync.
+        evidence: by which it is judged.
+        gone: the files that are not listed.
+        epoch: epoch of the mirror: files listed in another one are never removed.
+        held: how many files the mirror held before this sync.
+
+    Returns:
+        What was to be removed, or is kept for a reason that holds for all of it.
+
+    Raises:
+        MirrorError: the state cannot be written.
+    """
+    if not gone:
+        return []
+    report, options, state = context.report, context.options, context.mirror.state
+    reason = "not asked to delete"
+    if options.delete:
+        reason = reason_to_keep(state, evidence, (len(gone), held), options)
+    if reason:
+        report.gone_count, report.kept_reason = len(gone), reason
+        return gone
+    sure = [each for each in gone if not evidence.has_problem_at(each.path)]
+    if len(sure) < len(gone):
+        report.gone_count = len(gone) - len(sure)
+        report.kept_reason = "the server met a problem in their place"
+    if not options.dry_run:
+        remove_gone(context.mirror.tree, state, sure, epoch, report)
+    return sure
+
+
+def reason_to_keep(
+    state: MirrorState, listing: Evidence, counts: tuple[int, int], options: SyncOptions
+) -> str:
+    """Why nothing may be removed on account of some evidence, or an empty string.
+
+    Args:
+        state: what is remembered of the mirror.
+        listing: the evidence.
+        counts: how many files would go, and how many the mirror held before this sync.
+        options: how the sync is done.
+    """
+    if not listing.total_experiments:
         return "the server lists no run at all; an empty or unmounted root is not taken for a deletion"
     if not listing.complete:
         return "the server could not list everything, see its problems"
@@ -48,16 +156,16 @@ def reason_to_keep(state: MirrorState, listing: Listing, plan: SyncPlan, options
     doubt = _doubt_about_history(state, listing, bool(options.source))
     if doubt:
         return doubt
-    gone, held = len(plan.gone), plan.held_files
+    gone, held = counts
     if 2 * gone > held and not options.force_delete:
         return f"{gone} of {held} files would go, more than half of the mirror: say --force-delete"
     return ""
 
 
-def _doubt_about_history(state: MirrorState, listing: Listing, same_source: bool) -> str:
+def _doubt_about_history(state: MirrorState, listing: Evidence, same_source: bool) -> str:
     cursor, (lineage, _) = state.cursor, state.lineage
-    identity, header = listing.identity, listing.header
-    if identity is None or header is None:
+    identity = listing.identity
+    if identity is None:
         return "" if lineage is None and same_source else "a walk cannot tell whether it is the same root"
     if identity.lineage is None:
         return "the manifest does not tell its lineage"
@@ -70,7 +178,7 @@ def _doubt_about_history(state: MirrorState, listing: Listing, same_source: bool
             identity.revision == last.revision and identity != last,
             "the manifest has the revision of the last sync and is another one",
         ),
-        (header.manifest_type is not ManifestType.FULL, "the newest listing names the active runs only"),
+        (not listing.is_full, "the newest listing names the active runs only"),
     )
     return next((reason for applies, reason in doubts if applies), "")
 

@@ -14,7 +14,7 @@ class ListingRead:
     """It is known what the server holds.
 
     Attributes:
-        method: ``manifest`` or ``walk``.
+        method: ``journal``, ``manifest`` or ``walk``.
         fallback_reason: why the method above was left, or an empty string.
     """
 
@@ -27,7 +27,7 @@ class TransferStarted:
     """It is known what has to be fetched.
 
     Attributes:
-        files: number of files.
+        files: number of files; 0 when it is not known, as with the news of the journal.
         total_bytes: bytes to receive.
     """
 
@@ -102,7 +102,7 @@ class SyncReport:
     Attributes:
         skipped: whether there was nothing to do.
         reason: why it was skipped, or an empty string.
-        method: ``manifest`` or ``walk``.
+        method: ``journal``, ``manifest`` or ``walk``.
         fallback_reason: why the method above was left, or an empty string.
         files_synced: files brought up to date.
         full_count: of them those fetched whole.
@@ -152,6 +152,10 @@ class SyncReport:
     generated_at: float | None = None
     dry_run: bool = False
     failed: list[Failure] = field(default_factory=list)
+
+    def leave(self, reason: str) -> None:
+        """Take note of why a rung was left; one line, escaped."""
+        self.fallback_reason = f"{self.fallback_reason}; {reason}" if self.fallback_reason else reason
 
     def fail(self, path: str, error: str) -> None:
         """Take note of a file that failed; ``error`` is one line, escaped."""

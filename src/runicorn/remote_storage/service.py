@@ -164,6 +164,15 @@ class MetadataSyncService:
         self._thread = None
         self._stop.clear()
 
+    def close(self) -> None:
+        """Stop the background sync, and give up the channel that was opened.
+
+        Raises:
+            RunicornError: the background sync did not end within 30 seconds.
+        """
+        self.stop_background_sync()
+        self._client.close()
+
     def _run(self, interval: float) -> None:
         while not self._stop.is_set():
             try:

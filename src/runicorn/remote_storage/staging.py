@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from runicorn.remote_storage.known import LocalFile
 
@@ -28,7 +28,7 @@ class StagedFile:
     @contextlib.contextmanager
     def opened(self) -> Iterator[int]:
         """The file, open for reading and writing."""
-        fd = os.open(self.name, os.O_RDWR | FILE_FLAGS, dir_fd=self._folder_fd)
+        fd = self.open()
         try:
             yield fd
         finally:
@@ -54,15 +54,14 @@ class StagedFile:
         with self.opened() as fd:
             os.ftruncate(fd, size)
 
-    def finish(self, mtime_ns: int, flush: Callable[[int], None]) -> LocalFile:
-        """Give it its time, and say what it will look like in the mirror.
+    def open(self) -> int:
+        """The file, open for reading and writing; the caller closes it."""
+        return os.open(self.name, os.O_RDWR | FILE_FLAGS, dir_fd=self._folder_fd)
 
-        Args:
-            mtime_ns: nanoseconds since the epoch.
-            flush: is given the open file after its last byte was written.
-        """
+    def finish(self, mtime_ns: int) -> LocalFile:
+        """Give it its time (nanoseconds since the epoch), and say what it will look like in the mirror."""
         with self.opened() as fd:
-            return finish_file(fd, mtime_ns, flush)
+            return finish_file(fd, mtime_ns)
 
     def discard(self) -> None:
         """Remove it."""
@@ -72,10 +71,9 @@ class StagedFile:
             return
 
 
-def finish_file(fd: int, mtime_ns: int, flush: Callable[[int], None]) -> LocalFile:
-    """Set the time of an open file that is complete, flush it, and say what it looks like now."""
+def finish_file(fd: int, mtime_ns: int) -> LocalFile:
+    """Set the time of an open file that is complete, and say what it looks like now."""
     os.utime(fd, ns=(mtime_ns, mtime_ns))
-    flush(fd)
     return signature_of(os.fstat(fd))
 
 

@@ -7,49 +7,55 @@ by comparing what is there.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import sqlite3
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
-from runicorn.errors import DiskFullError, MirrorError
 from runicorn.manifest import rules
-from runicorn.manifest.checks import MAX_TIME
-from runicorn.manifest.digest import HASH_SIZE
-from runicorn.manifest.model import Identity
-from runicorn.remote_storage.known import Cursor, Known, Listed, LocalFile
+from runicorn.manifest.model import FileEntry, Run
+from runicorn.remote_storage.known import Cursor, Known, LocalFile
+from runicorn.remote_storage.state_file import (
+    is_damage,
+    mapped,
+    open_database,
+    put_aside,
+    sound,
+    transaction,
+)
+from runicorn.remote_storage.state_rows import (
+    COLUMNS,
+    cursor_of,
+    cursor_text,
+    known_of,
+    row_of,
+    wanted_of,
+    wanted_row,
+)
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
 HISTORY_KEPT = 200
+ANY = "-"
+"""No snapshot."""
 
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE files (
-    folder TEXT NOT NULL, inner TEXT NOT NULL,
-    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, hashes BLOB NOT NULL,
-    listed_size INTEGER NOT NULL, listed_mtime REAL NOT NULL, listed_mtime_ns INTEGER,
-    listed_digest TEXT, young_at REAL,
-    epoch INTEGER NOT NULL,
-    PRIMARY KEY (folder, inner)
-) WITHOUT ROWID;
-CREATE TABLE syncs (number INTEGER PRIMARY KEY, started REAL NOT NULL, report TEXT NOT NULL);
-"""
-_COLUMNS = """size, mtime_ns, inode, hashes, listed_size, listed_mtime, listed_mtime_ns,
-    listed_digest, young_at, epoch"""
+_AT_ONCE = 500
 
 
-def _mapped(error: sqlite3.Error, path: Path) -> MirrorError:
-    if "full" in str(error):
-        return DiskFullError(f"cannot write {path}: {error}")
-    return MirrorError(f"cannot use {path}: {error}")
+class Wanted(NamedTuple):
+    """A file that has to be fetched.
+
+    Attributes:
+        key: its place in the order of `MirrorState.wanted`.
+        run: its run, with this file alone.
+    """
+
+    key: tuple[int, float, str, str]
+    run: Run
 
 
 class MirrorState:
@@ -64,46 +70,25 @@ class MirrorState:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # A batch may be recorded by another thread than the one that asks what is known.
+        self._turn = threading.Lock()
         try:
-            with _sound():
-                self._database = self._open()
+            with sound():
+                self._database = open_database(self.path)
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
-                raise _mapped(error, path) from error
+                raise mapped(error, path) from error
             self.start_anew(error)
 
     def start_anew(self, error: sqlite3.DatabaseError) -> None:
         """Put a damaged database aside and begin an empty one."""
         log.warning("the state of the mirror is damaged (%s); it is put aside and built anew", error)
         self.close()
-        self._put_aside()
+        put_aside(self.path)
         try:
-            self._database = self._open()
+            self._database = open_database(self.path)
         except sqlite3.Error as again:
-            raise _mapped(again, self.path) from again
-
-    def _open(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.path, isolation_level=None, timeout=30, check_same_thread=False)
-        try:
-            database.execute("PRAGMA journal_mode=WAL")
-            database.execute("PRAGMA synchronous=NORMAL")
-            version = database.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                database.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
-                version = SCHEMA_VERSION
-            _require_version(version)
-            database.execute(f"SELECT folder, inner, {_COLUMNS} FROM files LIMIT 1").fetchone()  # noqa: S608
-        except BaseException:
-            database.close()
-            raise
-        return database
-
-    def _put_aside(self) -> None:
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        for suffix in ("", "-wal", "-shm"):
-            part = self.path.with_name(self.path.name + suffix)
-            if part.exists():
-                part.replace(part.with_name(f"{part.name}.damaged-{stamp}"))
+            raise mapped(again, self.path) from again
 
     def __enter__(self) -> MirrorState:
         return self
@@ -121,12 +106,12 @@ class MirrorState:
     def _raise(self, error: sqlite3.Error) -> NoReturn:
         if isinstance(error, sqlite3.DatabaseError) and is_damage(error):
             raise error
-        raise _mapped(error, self.path) from error
+        raise mapped(error, self.path) from error
 
     # -- meta ------------------------------------------------------------------------------
 
     def _get(self, key: str) -> Any:
-        with _sound():
+        with sound():
             row = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
             return None if row is None else json.loads(row[0])
 
@@ -139,14 +124,13 @@ class MirrorState:
         raw = self._get("cursor")
         if raw is None:
             return None
-        with _sound():
-            identity, base = (Identity(*each) if each else None for each in (raw["identity"], raw["base"]))
-            return Cursor(identity, raw["selection"], raw["generated_at"], base, raw["keeps_gone"])
+        with sound():
+            return cursor_of(raw)
 
     @property
     def lineage(self) -> tuple[str | None, int]:
         """The lineage of the current epoch and the number of that epoch; 0 before the first."""
-        with _sound():
+        with sound():
             lineage, epoch = self._get("lineage") or (None, 0)
             return lineage, int(epoch)
 
@@ -184,32 +168,33 @@ class MirrorState:
         Raises:
             MirrorError: the database cannot be written.
         """
-        self._write(
-            [
-                (
-                    "cursor",
-                    asdict(cursor) | {"identity": _triple(cursor.identity), "base": _triple(cursor.base)},
-                )
-            ]
-        )
+        self._write([("cursor", cursor_text(cursor))])
 
     # -- files -----------------------------------------------------------------------------
 
     def run_files(self, folder: str) -> dict[str, Known]:
         """What is known of the files of a run, by their path within the run folder."""
-        with _sound():
+        with sound():
             rows = self._database.execute(
-                f"SELECT inner, {_COLUMNS} FROM files WHERE folder = ?",  # noqa: S608 - constant text
+                f"SELECT inner, {COLUMNS} FROM files WHERE folder = ?",  # noqa: S608 - constant text
                 (folder,),
             )
-            return {row[0]: _known(row[1:]) for row in rows}
+            return {row[0]: known_of(row[1:]) for row in rows}
+
+    def local_files(self, folder: str) -> dict[str, LocalFile]:
+        """What the files of a run looked like when they were recorded, by their path within it."""
+        with sound():
+            rows = self._database.execute(
+                "SELECT inner, size, mtime_ns, inode FROM files WHERE folder = ?", (folder,)
+            )
+            return {inner: LocalFile(size, mtime_ns, inode % 2**64) for inner, size, mtime_ns, inode in rows}
 
     def folders(self) -> list[str]:
         """The run folders of which files are known."""
         return self._folders("SELECT DISTINCT folder FROM files")
 
     def _folders(self, query: str, *values: Any) -> list[str]:
-        with _sound():
+        with sound():
             found = [row[0] for row in self._database.execute(query, values)]
             if any(rules.unsafe_path(folder) for folder in found):
                 raise ValueError("a folder that cannot be")
@@ -240,29 +225,142 @@ class MirrorState:
         number: int = self._database.execute("SELECT count(*) FROM files").fetchone()[0]
         return number
 
-    def record(self, rows: Iterable[tuple[str, str, Known]], removed: Iterable[tuple[str, str]] = ()) -> None:
+    def known(self, folder: str, inners: Sequence[str]) -> dict[str, Known]:
+        """What is known of some files of a run, by their path within the run folder."""
+        found: dict[str, Known] = {}
+        with self._turn, sound():
+            for start in range(0, len(inners), _AT_ONCE):
+                some = inners[start : start + _AT_ONCE]
+                marks = ",".join("?" * len(some))
+                rows = self._database.execute(
+                    f"SELECT inner, {COLUMNS} FROM files WHERE folder = ? AND inner IN ({marks})",  # noqa: S608 - constant text
+                    (folder, *some),
+                )
+                found.update((row[0], known_of(row[1:])) for row in rows)
+        return found
+
+    def totals(self) -> tuple[int, int]:
+        """How many files are known that are listed, and the sum of their listed sizes, bytes."""
+        query = "SELECT count(*), coalesce(sum(listed_size), 0) FROM files WHERE gone = 0"
+        files, size = self._database.execute(query).fetchone()
+        return int(files), int(size)
+
+    def is_empty(self) -> bool:
+        """Whether no file is known."""
+        return self._database.execute("SELECT 1 FROM files LIMIT 1").fetchone() is None
+
+    def record(
+        self,
+        rows: Iterable[tuple[str, str, Known]],
+        removed: Iterable[tuple[str, str]] = (),
+        *,
+        gone: Iterable[tuple[str, str]] = (),
+        wanted: Iterable[tuple[Run, FileEntry]] = (),
+        taken: Iterable[tuple[Run, FileEntry, str]] = (),
+        cursor: Cursor | None = None,
+    ) -> None:
         """Commit what is on disk now, all of it or nothing.
 
         Args:
-            rows: run folder, path within it, and what is known of the file.
-            removed: run folder and path within it of files that are gone.
+            rows: run folder, path within it, and what is known of the file; it is not wanted any more.
+            removed: run folder and path within it of files that are not in the mirror any more.
+            gone: of files that the server does not list any more. They come before ``rows``.
+            wanted: files that have to be fetched; the cursor need not wait for them.
+            taken: files that were fetched with other content than is listed, and the snapshot that lists
+                it so: they are looked at again with the next one.
+            cursor: where the mirror is after that.
 
         Raises:
             MirrorError: the database cannot be written.
         """
         try:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                self._database.executemany(
-                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    ((folder, inner, *_row(known)) for folder, inner, known in rows),
-                )
+            with self._turn, transaction(self._database):
+                self._mark_gone(list(gone))
+                self._put_rows(list(rows))
                 self._database.executemany("DELETE FROM files WHERE folder = ? AND inner = ?", removed)
-                self._database.execute("COMMIT")
-            except BaseException:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise
+                self._put_wanted([wanted_row(run, entry) for run, entry in wanted])
+                self._put_wanted([wanted_row(*each) for each in taken])
+                if cursor is not None:
+                    self._set("cursor", cursor_text(cursor))
+        except sqlite3.Error as error:
+            self._raise(error)
+
+    def _mark_gone(self, gone: list[tuple[str, str]]) -> None:
+        self._database.executemany("UPDATE files SET gone = 1 WHERE folder = ? AND inner = ?", gone)
+        self._database.executemany("DELETE FROM wanted WHERE folder = ? AND inner = ?", gone)
+
+    def _put_rows(self, rows: list[tuple[str, str, Known]]) -> None:
+        self._database.executemany(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(folder, inner, *row_of(known)) for folder, inner, known in rows],
+        )
+        if not self.wants_nothing():
+            keys = [(folder, inner) for folder, inner, _ in rows]
+            self._database.executemany("DELETE FROM wanted WHERE folder = ? AND inner = ?", keys)
+
+    def _put_wanted(self, wanted: list[tuple[Any, ...]]) -> None:
+        self._database.executemany("INSERT OR REPLACE INTO wanted VALUES (?, ?, ?, ?, ?, ?)", wanted)
+        keys = [row[2:4] for row in wanted]
+        self._database.executemany("UPDATE files SET gone = 0 WHERE folder = ? AND inner = ?", keys)
+
+    # -- files that are not listed any more, and files that have to be fetched ---------------
+
+    def begin_base(self, cursor: Cursor) -> None:
+        """Begin with a base: every file is gone until `record` is given its row again.
+
+        Args:
+            cursor: the beginning of the base. It comes with the marks, all or nothing: with another
+                cursor they would tell of deletions.
+        """
+        try:
+            with transaction(self._database):
+                self._database.execute("UPDATE files SET gone = 1 WHERE gone = 0")
+                self._database.execute("DELETE FROM wanted")
+                self._set("cursor", cursor_text(cursor))
+        except sqlite3.Error as error:
+            self._raise(error)
+
+    def gone(self) -> Iterator[tuple[str, str, Known]]:
+        """Run folder, path within it and what is known of the files that the server lists no more."""
+        with sound():
+            query = f"SELECT folder, inner, {COLUMNS} FROM files WHERE gone = 1"  # noqa: S608 - constant text
+            for row in self._database.execute(query):
+                if rules.unsafe_path(f"{row[0]}/{row[1]}"):
+                    raise ValueError("a path that cannot be")
+                yield row[0], row[1], known_of(row[2:])
+
+    def wants_nothing(self, snapshot: str = ANY) -> bool:
+        """Whether no file has to be fetched.
+
+        Args:
+            snapshot: of which files that were taken otherwise do not count; by default all count.
+        """
+        row = self._database.execute("SELECT 1 FROM wanted WHERE taken != ? LIMIT 1", (snapshot,)).fetchone()
+        return row is None
+
+    def wanted(
+        self, most: int, snapshot: str = ANY, after: tuple[int, float, str, str] | None = None
+    ) -> list[Wanted]:
+        """Files that have to be fetched, most useful first.
+
+        Args:
+            most: how many at most.
+            snapshot: as of `wants_nothing`.
+            after: key of the last one of the call before.
+        """
+        with sound():
+            rows = self._database.execute(
+                "SELECT priority, age, folder, inner, run FROM wanted"
+                " WHERE taken != ? AND (priority, age, folder, inner) > (?, ?, ?, ?)"
+                " ORDER BY priority, age, folder, inner LIMIT ?",
+                (snapshot, *(after or (-1, 0.0, "", "")), most),
+            )
+            return [Wanted(row[:4], wanted_of(row[4])) for row in rows]
+
+    def forget_wanted(self, snapshot: str = ANY) -> None:
+        """Take all files from those to be fetched, but for those that do not count for a snapshot."""
+        try:
+            self._database.execute("DELETE FROM wanted WHERE taken != ?", (snapshot,))
         except sqlite3.Error as error:
             self._raise(error)
 
@@ -284,80 +382,3 @@ class MirrorState:
         """How the last syncs went, the newest first."""
         rows = self._database.execute("SELECT report FROM syncs ORDER BY number DESC")
         return [json.loads(row[0]) for row in rows]
-
-
-def _require_version(version: int) -> None:
-    if version != SCHEMA_VERSION:
-        raise sqlite3.DatabaseError(f"it has the unknown version {version}")
-
-
-def is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether the file itself is bad, so that trying again cannot help."""
-    if not isinstance(error, sqlite3.OperationalError):
-        return True
-    return any(
-        sign in str(error) for sign in ("malformed", "no such table", "no such column", "already exists")
-    )
-
-
-def _triple(identity: Identity | None) -> tuple[str | None, int, str] | None:
-    return (identity.lineage, identity.revision, identity.snapshot_id) if identity else None
-
-
-@contextlib.contextmanager
-def _sound() -> Iterator[None]:
-    """What a damaged database gives may be anything; that it is damaged is what counts."""
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise sqlite3.DatabaseError("it holds nonsense") from error
-
-
-_ROW_TYPES = {
-    (int, int, int, bytes, int, float, time_type, digest_type, young_type, int)
-    for time_type in (int, type(None))
-    for digest_type in (str, type(None))
-    for young_type in (float, type(None))
-}
-
-
-def _known(row: tuple[Any, ...]) -> Known:
-    if tuple(map(type, row)) not in _ROW_TYPES or not 0 <= row[5] <= MAX_TIME:
-        raise ValueError("a row of other types")
-    (
-        size,
-        mtime_ns,
-        inode,
-        hashes,
-        listed_size,
-        listed_mtime,
-        listed_mtime_ns,
-        listed_digest,
-        young_at,
-        epoch,
-    ) = row
-    return Known(
-        local=LocalFile(size, mtime_ns, inode % 2**64),
-        hashes=tuple(hashes[at : at + HASH_SIZE] for at in range(0, len(hashes), HASH_SIZE)),
-        listed=Listed(listed_size, listed_mtime, listed_mtime_ns, listed_digest, young_at),
-        epoch=epoch,
-    )
-
-
-def _row(known: Known) -> tuple[Any, ...]:
-    local, listed = known.local, known.listed
-    if listed is None:
-        raise ValueError("only what was listed is recorded")
-    return (
-        local.size,
-        local.mtime_ns,
-        # SQLite's integers are signed; the bit pattern is all that is compared.
-        local.inode if local.inode < 2**63 else local.inode - 2**64,
-        b"".join(known.hashes),
-        listed.size,
-        listed.mtime,
-        listed.mtime_ns,
-        listed.digest,
-        listed.young_at,
-        known.epoch,
-    )

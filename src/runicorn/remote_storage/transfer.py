@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from runicorn.errors import (
     CancelledError,
@@ -22,77 +20,53 @@ from runicorn.manifest import rules
 from runicorn.manifest.digest import BLOCK_SIZE, block_digest
 from runicorn.manifest.model import FileEntry, Run
 from runicorn.remote_storage import fetch
+from runicorn.remote_storage.context import SyncContext
 from runicorn.remote_storage.diff import Append, Fetch, Transfer
 from runicorn.remote_storage.disk_errors import mirror_error
-from runicorn.remote_storage.durability import Barrier
+from runicorn.remote_storage.installing import Installer, Ready
 from runicorn.remote_storage.known import Known, Listed, LocalFile
 from runicorn.remote_storage.landing import Landing
-from runicorn.remote_storage.opening import OpenMirror
-from runicorn.remote_storage.report import BytesReceived, FileDone, FileFailed, Observer, SyncReport
+from runicorn.remote_storage.report import BytesReceived, FileFailed
 from runicorn.remote_storage.staging import StagedFile, finish_file
-from runicorn.remote_storage.transport.base import Job, Transport
+from runicorn.remote_storage.transport.base import Job
 
 RESUME_FROM = 8 * 1024 * 1024
 """Bytes from which an interrupted download is gone on with instead of begun again."""
 
-BATCH_BYTES = 64 * 1024 * 1024
-BATCH_SECONDS = 1.0
 BACKOFF = (0.5, 1.5)
 """Seconds before each new try of the files that failed."""
 
 _PERMISSION_DENIED = 3
 
 
-@dataclass(slots=True)
-class _Ready:
-    """A download that is proven and waits for the next barrier."""
-
-    action: Transfer
-    known: Known
-    staged: StagedFile | None
-
-
 class Transferer:
     """Carries out downloads.
 
     Args:
-        transport: the connection.
-        remote_root: the root on the server, without a slash at its end.
-        mirror: the mirror.
-        observer: is told of every step.
-        report: counts are added to it.
-        cancel: when it is set, the sync ends as soon as it can.
+        context: the sync.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        remote_root: str,
-        mirror: OpenMirror,
-        observer: Observer,
-        report: SyncReport,
-        cancel: threading.Event,
-    ) -> None:
-        self._transport = transport
-        self._remote_root = remote_root
-        self._mirror, self._state = mirror.tree, mirror.state
+    def __init__(self, context: SyncContext) -> None:
+        self._transport = context.transport
+        self._remote_root = context.remote_root
+        self._mirror = context.mirror.tree
         self._epoch = 0
-        self._observe = observer
-        self._report = report
-        self._cancel = cancel
-        self._barrier = Barrier(self._mirror.fd, 0)
-        self._ready: list[_Ready] = []
-        self._ready_bytes = 0
-        self._last_flush = time.monotonic()
+        self._snapshot = ""
+        self._observe = context.observe
+        self._report = context.report
+        self._cancel = context.cancel
+        self._installer = Installer(context.mirror, context.observe, context.report, self._not_installed)
+        self._actions: dict[str, Transfer] = {}
         self._failures: dict[str, tuple[Transfer, RunicornError]] = {}
         self._unsettled: dict[str, bytes] = {}
 
-    def run(self, transfers: Sequence[Transfer], epoch: int) -> None:
+    def run(self, transfers: Sequence[Transfer], epoch: int, snapshot: str = "") -> None:
         """Carry out downloads; files that fail are tried again, then named in the report.
 
         Args:
             transfers: what is to be fetched.
             epoch: epoch of the mirror that it is recorded in.
+            snapshot: the snapshot that lists it; empty when nothing does.
 
         Raises:
             TransportError: the connection failed. What was fetched before is in place.
@@ -100,14 +74,14 @@ class Transferer:
             CancelledError: it was cancelled.
         """
         self._epoch = epoch
-        self._barrier = Barrier(self._mirror.fd, len(transfers))
+        self._snapshot = snapshot
         waiting = list(transfers)
         for delay in (*BACKOFF, None):
             self._failures = {}
             try:
                 self._transport.run(self._jobs(waiting))
             finally:
-                self._flush()
+                self._installer.flush()
             final = [
                 each for each in self._failures.values() if delay is None or not _worth_retrying(each[1])
             ]
@@ -152,8 +126,8 @@ class Transferer:
                 raise failure from error
             self._failures[action.entry.path] = (action, failure)
         else:
-            if self._is_flush_due():
-                self._flush()
+            if self._installer.is_due:
+                self._installer.flush()
 
     def _remote(self, entry: FileEntry) -> str:
         return f"{self._remote_root}/{entry.path}"
@@ -265,79 +239,32 @@ class Transferer:
         path, before = action.entry.path, action.known.local
         fd = self._mirror.append(path, before, landing.chunks(before.size, known.local.size))
         try:
-            local = finish_file(fd, known.local.mtime_ns, self._barrier.file_written)
+            local = finish_file(fd, known.local.mtime_ns)
         finally:
             os.close(fd)
-        self._enqueue(_Ready(action, replace(known, local=local), None), landing.end - before.size)
+        self._enqueue(action, replace(known, local=local), None, landing.end - before.size)
 
     # -- putting in place ------------------------------------------------------------------
 
     def _put_ready(self, action: Transfer, known: Known, staged: StagedFile) -> None:
         try:
-            local = staged.finish(known.local.mtime_ns, self._barrier.file_written)
+            local = staged.finish(known.local.mtime_ns)
         except BaseException:
             staged.discard()
             raise
-        self._enqueue(_Ready(action, replace(known, local=local), staged), local.size)
+        self._enqueue(action, replace(known, local=local), staged, local.size)
 
-    def _enqueue(self, ready: _Ready, size: int) -> None:
-        self._ready.append(ready)
-        self._ready_bytes += size
+    def _enqueue(self, action: Transfer, known: Known, staged: StagedFile | None, size: int) -> None:
+        path = action.entry.path
+        self._actions[path] = action
+        is_listed = known.listed is None or known.listed.digest == action.entry.digest
+        taken = "" if is_listed else self._snapshot
+        ready = Ready(action.run, action.entry, known, staged, action.bytes_expected, taken=taken)
+        self._installer.add(ready, size)
 
-    def _is_flush_due(self) -> bool:
-        if len(self._ready) >= self._barrier.batch_files or self._ready_bytes >= BATCH_BYTES:
-            return True
-        return bool(self._ready) and time.monotonic() - self._last_flush >= BATCH_SECONDS
-
-    def _flush(self) -> None:
-        """Content to disk, then names, then names to disk, then the record of it."""
-        ready, self._ready, self._ready_bytes = self._ready, [], 0
-        if not ready:
-            return
-        done: list[_Ready] = []
-        left = iter(ready)
-        try:
-            self._barrier.wait()
-            folders = set()
-            for each in left:
-                folder = self._install(each)
-                if folder is not None:
-                    folders.add(folder)
-                    done.append(each)
-            self._barrier.names_changed(folders)
-        except OSError as error:
-            raise mirror_error(error) from error
-        finally:
-            for each in left:
-                if each.staged is not None:
-                    each.staged.discard()
-        self._record(done)
-        self._last_flush = time.monotonic()
-
-    def _install(self, ready: _Ready) -> int | None:
-        path = ready.action.entry.path
-        if ready.staged is None:
-            return self._mirror.fd
-        try:
-            return self._mirror.install(ready.staged, path)
-        except DiskFullError:
-            raise
-        except MirrorError as error:
-            self._failures[path] = (ready.action, error)
-            return None
-
-    def _record(self, done: list[_Ready]) -> None:
-        self._state.record(
-            (each.action.run.folder, each.action.entry.path[len(each.action.run.folder) + 1 :], each.known)
-            for each in done
-        )
-        for each in done:
-            self._report.files_synced += 1
-            if each.staged is None:
-                self._report.incremental_count += 1
-            else:
-                self._report.full_count += 1
-            self._observe(FileDone(each.action.entry.path, each.action.bytes_expected))
+    def _not_installed(self, ready: Ready, error: MirrorError) -> bool:
+        self._failures[ready.path] = (self._actions[ready.path], error)
+        return False
 
 
 def _is_missing(error: RunicornError) -> bool:

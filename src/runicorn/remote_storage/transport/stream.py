@@ -291,7 +291,9 @@ class Stream:
         if not self._first.ident:
             return
         # A user who stops waits for no server; the connection is not used again then.
-        patience = _LEAVE_SECONDS if error is None or isinstance(error, Exception) else 0.0
+        # A generator around it that is closed, as on damage, leaves a connection that is used further.
+        is_hurry = error is not None and not isinstance(error, Exception | GeneratorExit)
+        patience = 0.0 if is_hurry else _LEAVE_SECONDS
         try:
             self._leave(min(patience, _CANCELLED_SECONDS) if self._cancel.is_set() else patience)
         except BaseException:

@@ -1,0 +1,126 @@
+"""Open folders of the mirror's tree, reached from its root by handles that follow no link (law 5).
+
+On a file system that takes some names for the same although they differ, a name that is there in another
+spelling is somebody else's: it is no part of the paths that are asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+
+from runicorn.remote_storage.collisions import folded
+
+FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_MAX_OPEN = 128
+_MAX_LISTED = 16
+
+
+class SpelledOtherwise(OSError):  # noqa: N818 - like FileExistsError, which it is a kind of
+    """A name is there in another spelling, which the file system takes for the same.
+
+    Attributes:
+        other: the spelling that is there.
+    """
+
+    def __init__(self, other: str) -> None:
+        super().__init__(errno.EEXIST, "the names look the same to this disk")
+        self.other = other
+
+
+class Folders:
+    """Opens folders, and keeps the last ones open for the next use.
+
+    Args:
+        root_fd: the open root; it is not closed here.
+        folds: tells whether the file system takes some names for the same although they differ.
+    """
+
+    def __init__(self, root_fd: int, folds: Callable[[], bool]) -> None:
+        self._root_fd = root_fd
+        self._folds = folds
+        self._open: OrderedDict[str, int] = OrderedDict()
+        self._listed: OrderedDict[str, dict[str, set[str]]] = OrderedDict()
+
+    def fd(self, folder: str, *, create: bool = False) -> int:
+        """An open folder, by its path below the root; it stays open for a while.
+
+        Raises:
+            OSError: it does not exist, or a link or file is in its place.
+        """
+        if not folder:
+            return self._root_fd
+        fd = self._open.get(folder)
+        if fd is not None:
+            self._open.move_to_end(folder)
+            return fd
+        parent, _, name = folder.rpartition("/")
+        parent_fd = self.fd(parent, create=create)
+        self.require_own(parent, name)
+        fd = _enter(name, parent_fd, create=create)
+        self.made(parent, name)
+        self._open[folder] = fd
+        if len(self._open) > _MAX_OPEN:
+            os.close(self._open.popitem(last=False)[1])
+        return fd
+
+    def require_own(self, folder: str, name: str) -> None:
+        """Make sure that a name is not there in another spelling.
+
+        Args:
+            folder: an existing folder, by its path.
+            name: a name in it.
+
+        Raises:
+            SpelledOtherwise: it is.
+            OSError: the folder cannot be read.
+        """
+        if not self._folds():
+            return
+        there = self._names(folder).get(folded(name), set())
+        if there and name not in there:
+            raise SpelledOtherwise(f"{folder}/{min(there)}" if folder else min(there))
+
+    def made(self, folder: str, name: str) -> None:
+        """Take note of a name that is in a folder now."""
+        listed = self._listed.get(folder)
+        if listed is not None:
+            listed.setdefault(folded(name), set()).add(name)
+
+    def _names(self, folder: str) -> dict[str, set[str]]:
+        listed = self._listed.get(folder)
+        if listed is None:
+            listed = self._listed[folder] = {}
+            for name in os.listdir(self.fd(folder)):
+                listed.setdefault(folded(name), set()).add(name)
+        self._listed.move_to_end(folder)
+        if len(self._listed) > _MAX_LISTED:
+            self._listed.popitem(last=False)
+        return listed
+
+    def forget(self, folder: str) -> None:
+        """Close a folder, and all below it, that may have been removed."""
+        self._listed.clear()
+        for known in [name for name in self._open if name == folder or name.startswith(folder + "/")]:
+            os.close(self._open.pop(known))
+
+    def forget_all(self) -> None:
+        """Close all folders but the root."""
+        self._listed.clear()
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+
+def _enter(name: str, parent: int, *, create: bool) -> int:
+    try:
+        return os.open(name, FOLDER_FLAGS, dir_fd=parent)
+    except FileNotFoundError:
+        if not create:
+            raise
+    with contextlib.suppress(FileExistsError):  # another program may be faster
+        os.mkdir(name, dir_fd=parent)
+    return os.open(name, FOLDER_FLAGS, dir_fd=parent)

@@ -1,0 +1,277 @@
+"""The top rung: go on in the journal from the cursor's place, or begin with its base."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import replace
+
+from runicorn.errors import DamagedError, NoJournalError, UnsafeError
+from runicorn.journal.frames import Frame, Kind, Place, beginning
+from runicorn.journal.head import Head
+from runicorn.manifest.model import Header
+from runicorn.remote_storage import rung
+from runicorn.remote_storage.context import SyncContext
+from runicorn.remote_storage.diff import Note, SyncPlan, Transfer, decide
+from runicorn.remote_storage.journal_reader import JournalReader, Poll
+from runicorn.remote_storage.known import Cursor, Listed
+from runicorn.remote_storage.options import JOURNAL
+from runicorn.remote_storage.removal import Evidence, find_marked, settle_gone
+from runicorn.remote_storage.replay import Replay
+from runicorn.remote_storage.report import BytesReceived, ListingRead, TransferStarted
+from runicorn.remote_storage.state import ANY
+from runicorn.remote_storage.transfer import Transferer
+
+_WANTED_AT_ONCE = 2000
+
+
+class ListingFirst(Exception):  # noqa: N818 - leads to another order of steps
+    """It pays to read the manifest first, and to see there how much is selected."""
+
+
+class JournalRung:
+    """One sync by the journal.
+
+    Args:
+        context: the sync.
+        reader: reads the journal.
+        is_intact: whether other programs left the mirror alone, as far as that was looked at.
+    """
+
+    def __init__(self, context: SyncContext, reader: JournalReader, *, is_intact: bool) -> None:
+        self._context = context
+        self._reader = reader
+        self._state = context.mirror.state
+        self._options = context.options
+        self._insists = context.options.method == JOURNAL
+        self._is_intact = is_intact
+        self._evidence: Evidence | None = None
+        self._is_news = False
+
+    def run(self, *, listing_read: bool = False) -> SyncPlan | None:
+        """All steps; gives what was removed, or None when there was nothing new.
+
+        Args:
+            listing_read: whether the manifest has been read, and the journal is still the better way.
+
+        Raises:
+            NoJournalError: the journal does not lead on from here, or is not the better way.
+            DamagedError: it does not fit together. What was proven before is in place.
+            ListingFirst: see there.
+            RunicornError: everything else.
+        """
+        self._context.report.method = JOURNAL
+        cursor, reason = self._usable_cursor()
+        if cursor is None or cursor.place is None:
+            return self._begin(self._reader.look(None), reason, listing_read=listing_read)
+        poll = self._reader.poll(cursor.place) if cursor.identity is not None else None
+        if poll is not None:
+            return self._go_on_polled(cursor, cursor.place, poll)
+        return self._go_on_from(cursor, cursor.place)
+
+    def _usable_cursor(self) -> tuple[Cursor | None, str]:
+        """The cursor when the mirror can go on from there, else why it cannot."""
+        cursor = self._state.cursor
+        if cursor is None or cursor.place is None:
+            return None, "the mirror is at no place of the journal yet"
+        if cursor.selection != self._options.selection.key:
+            return None, "another part of the root is selected than before"
+        if not self._is_intact:
+            return None, "files of the mirror were changed by another program"
+        # The place of a mirror that has an active manifest on top is that of the full one below it.
+        return replace(cursor, identity=cursor.base or cursor.identity, base=None), ""
+
+    # -- ways to the end of the journal ----------------------------------------------------
+
+    def _go_on_from(self, cursor: Cursor, place: Place) -> SyncPlan | None:
+        head = self._reader.look(place)
+        reason = ""
+        if self._state.lineage[0] != head.identity.lineage:
+            reason = "the root has another history than the mirror"
+        elif not self._reader.has_open(place.epoch):
+            reason = "the mirror's epoch of the journal is not there any more"
+        if reason:
+            return self._begin(head, reason, listing_read=False)
+        if not self._insists:
+            reason = rung.reason_to_leave(head, place, self._options.selection)
+        if reason:
+            raise NoJournalError(reason)
+        return self._go_on(head, cursor, place)
+
+    def _begin(self, head: Head, reason: str, *, listing_read: bool) -> SyncPlan | None:
+        """Begin with the base: a mirror that is empty, or a user who insists."""
+        is_new = self._state.is_empty() and self._context.mirror.tree.is_empty()
+        if not is_new and not self._insists:
+            raise NoJournalError(reason)
+        if not self._insists and not listing_read and rung.asks_for_listing(head, self._options.selection):
+            raise ListingFirst
+        if is_new and self._options.selection.is_everything:
+            self._context.require_space(head.total_bytes)
+        place = beginning(head.epoch)
+        cursor = Cursor(None, self._options.selection.key, head.generated_at, place=place)
+        self._state.enter_lineage(head.identity.lineage, self._options.source)
+        self._state.begin_base(cursor)
+        return self._go_on(head, cursor, place, is_new=is_new)
+
+    def _is_ahead(self, head: Head, cursor: Cursor, place: Place) -> bool:
+        """Whether the mirror has read by a poll what HEAD, which is written last, does not tell yet."""
+        if cursor.identity is None or place == head.end:
+            return False
+        if place.epoch != head.epoch:
+            newer = cursor.identity.revision >= head.identity.revision
+            if not newer or self._reader.is_sealed_at(place):
+                return False
+            return self._reader.leads_on(head, place.epoch, self._context.cancel)
+        newer = cursor.identity.revision > head.identity.revision and place.offset > head.end.offset
+        return newer and self._reader.size(place.epoch) >= place.offset
+
+    def _go_on(self, head: Head, cursor: Cursor, place: Place, *, is_new: bool = False) -> SyncPlan | None:
+        if self._is_ahead(head, cursor, place):
+            self._announce(0)
+            return self._conclude(cursor, self._count_held())
+        self._take_head(head)
+        if place == head.end and cursor.identity != head.identity:
+            raise DamagedError("the journal's HEAD gives this place another state than the mirror has")
+        held = self._count_held()
+        if place != head.end:
+            files = head.total_files if is_new and self._options.selection.is_everything else 0
+            self._announce(rung.base_bytes(head, place, self._options.selection), files)
+            frames = self._reader.frames(
+                place,
+                head,
+                media=self._options.selection.media,
+                cancel=self._context.cancel,
+                received=self._received,
+            )
+            replay = self._replay(cursor, head.identity.lineage, is_new=is_new)
+            self._apply(replay, frames)
+            if replay.identity != head.identity or replay.place != head.end:
+                raise DamagedError("the journal ends at another state than its HEAD tells")
+            if cursor.identity is None and not self._insists:
+                held = self._count_held()  # all that it holds came with this base
+            cursor = replay.cursor()
+        return self._conclude(replace(cursor, generated_at=head.generated_at), held)
+
+    def _replay(self, cursor: Cursor, lineage: str | None, *, is_new: bool = False) -> Replay:
+        return Replay(self._context, self._state.lineage[1], cursor, lineage, is_new=is_new)
+
+    def _go_on_polled(self, cursor: Cursor, place: Place, poll: Poll) -> SyncPlan | None:
+        """Go on in an epoch that is open, without HEAD."""
+        looked_at = max(float(poll.looked_at), cursor.generated_at or 0.0)
+        held = self._count_held()
+        if poll.size == place.offset:
+            self._announce(0)
+            return self._conclude(replace(cursor, generated_at=looked_at), held)
+        if poll.committed == place or not poll.is_all:
+            # What nobody has committed must not be applied. Or the path leads to another file by now.
+            self._reader.forget()
+            return self._go_on_from(cursor, place)
+        self._announce(poll.committed.offset - place.offset)
+        replay = self._replay(cursor, self._state.lineage[0])
+        cancel = self._context.cancel
+        self._apply(replay, self._reader.tail(place, poll.committed, cancel=cancel, received=self._received))
+        cursor = replay.cursor()
+        if replay.place.epoch == place.epoch:
+            looked_at = max(looked_at, cursor.generated_at or 0.0)
+            return self._conclude(replace(cursor, generated_at=looked_at), held)
+        self._state.move_cursor(cursor)
+        return self._go_on_from(cursor, replay.place)
+
+    def _apply(self, replay: Replay, frames: Generator[Frame, None, None]) -> None:
+        try:
+            with closing(frames):
+                for frame in frames:
+                    replay.take(frame)
+                    if frame.kind is Kind.COMMIT and replay.header is not None:
+                        self._take_commit(replay.header)
+        except UnsafeError:
+            replay.discard()
+            raise
+        except BaseException:
+            # What was proven is put in place, so that the next sync goes on behind it.
+            replay.flush()
+            raise
+        replay.flush()
+
+    def _received(self, count: int) -> None:
+        self._context.observe(BytesReceived(count))
+
+    def _announce(self, total_bytes: int, files: int = 0) -> None:
+        self._context.observe(ListingRead(JOURNAL, ""))
+        self._context.observe(TransferStarted(files, total_bytes))
+
+    def _count_held(self) -> int:
+        return self._state.count() if self._options.delete else 0
+
+    # -- what the server says of itself ------------------------------------------------------
+
+    def _take_head(self, head: Head) -> None:
+        report = self._context.report
+        report.total_experiments = head.total_experiments
+        report.total_files, report.total_bytes = head.total_files, head.total_bytes
+        report.problem_count = head.problem_count
+        if self._evidence is not None and self._evidence.identity == head.identity:
+            return  # the commit of the same state tells more
+        self._evidence = Evidence(
+            identity=head.identity,
+            is_full=True,
+            complete=head.complete,
+            total_experiments=head.total_experiments,
+            problem_count=head.problem_count,
+        )
+
+    def _take_commit(self, header: Header) -> None:
+        report = self._context.report
+        report.total_experiments = header.total_experiments
+        report.total_files, report.total_bytes = header.total_files, header.total_bytes
+        report.problem_count = header.problem_count
+        self._evidence = Evidence.of_commit(header)
+        self._is_news = True
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def _conclude(self, cursor: Cursor, held: int) -> SyncPlan | None:
+        report, state, is_news = self._context.report, self._state, self._is_news
+        report.generated_at = cursor.generated_at
+        if cursor.identity is not None:
+            report.manifest_revision = cursor.identity.revision
+            report.lineage = cursor.identity.lineage
+        snapshot = cursor.identity.snapshot_id if cursor.identity is not None else ANY
+        wants = not state.wants_nothing(snapshot)
+        if wants:
+            self._fetch_wanted(state.lineage[1], snapshot)
+        plan = SyncPlan()
+        keeps_gone = cursor.keeps_gone
+        if self._evidence is not None and (is_news or self._options.delete):
+            gone = find_marked(state, self._options.selection)
+            plan.gone = settle_gone(self._context, self._evidence, gone, state.lineage[1], held)
+            keeps_gone = report.gone_count > 0
+        if is_news and not self._options.selection.is_everything:
+            report.total_files, report.total_bytes = state.totals()
+        state.move_cursor(replace(cursor, keeps_gone=keeps_gone))
+        if is_news or wants or report.removed_count:
+            return plan
+        report.skipped, report.reason = True, "no changes"
+        return None
+
+    def _fetch_wanted(self, epoch: int, snapshot: str) -> None:
+        """Fetch by range what the journal only lists, and what could not be applied."""
+        after = None
+        while wanted := self._state.wanted(_WANTED_AT_ONCE, snapshot, after):
+            after = wanted[-1].key
+            transfers: list[Transfer] = []
+            for each in wanted:
+                run, (entry,) = each.run, each.run.files
+                known = self._context.knowledge.of_entries(run, run.files)
+                inner = entry.path[len(run.folder) + 1 :]
+                action = decide(run, entry, known.get(inner))
+                if action is None or isinstance(action, Note):
+                    found = replace(known[inner], listed=Listed.of(entry), epoch=epoch, gone=False)
+                    self._state.record([(run.folder, inner, found)])
+                else:
+                    transfers.append(action)
+            if transfers:
+                total = sum(transfer.bytes_expected for transfer in transfers)
+                self._context.observe(TransferStarted(len(transfers), total))
+                self._context.require_space(total)
+                Transferer(self._context).run(transfers, epoch, snapshot)

@@ -1,0 +1,303 @@
+"""Applying the frames of the journal to a mirror: prove, put in place, record, and remember the place.
+
+What cannot be applied (bytes that are only listed, a log whose prefix is another one) is remembered as
+wanted, and fetched by range afterwards. Frames may be applied twice without harm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from dataclasses import replace
+
+from runicorn.errors import DamagedError, DiskFullError, MirrorError
+from runicorn.journal.frames import Frame, Kind, Place
+from runicorn.journal.sections import (
+    Carried,
+    Change,
+    Section,
+    decode_commit,
+    decode_files,
+    decode_seal,
+)
+from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher, block_digest
+from runicorn.manifest.model import FileEntry, Header, Identity, Run
+from runicorn.manifest.rules import escape
+from runicorn.remote_storage.context import SyncContext
+from runicorn.remote_storage.diff import Note, decide
+from runicorn.remote_storage.disk_errors import mirror_error
+from runicorn.remote_storage.fetch import mtime_ns_of
+from runicorn.remote_storage.installing import Installer, Ready
+from runicorn.remote_storage.known import Cursor, Known, Listed, LocalFile
+from runicorn.remote_storage.staging import StagedFile, finish_file
+
+_NEWLINE = ord("\n")
+_FIRST_USE = 1
+"""Priority of status and meta files: they are in place before anything else is looked at."""
+
+
+class Replay:
+    """Applies frames, in order.
+
+    Args:
+        context: the sync.
+        epoch: epoch of the mirror that files are recorded in.
+        cursor: where the mirror is; it has a place.
+        lineage: the lineage of all states.
+        is_new: whether the mirror was empty before the first frame, so that a file of the base need not
+            be looked for.
+
+    Attributes:
+        header: the last commit; None before the first.
+        place: the mirror is there when the next flush is done.
+    """
+
+    def __init__(
+        self, context: SyncContext, epoch: int, cursor: Cursor, lineage: str | None, *, is_new: bool = False
+    ) -> None:
+        if cursor.place is None:
+            raise ValueError("the journal is replayed from a place")
+        self._context = context
+        self._is_new = is_new
+        self._mirror, self._state = context.mirror.tree, context.mirror.state
+        self._epoch = epoch
+        self._lineage = lineage
+        self._identity, self._generated_at = cursor.identity, cursor.generated_at
+        self._is_committed = cursor.identity is not None
+        self._priority = 0
+        self._has_lost = False
+        self._wanted_before = not self._state.wants_nothing()
+        self._installer = Installer(context.mirror, context.observe, context.report, _want_again)
+        self.header: Header | None = None
+        self.place = cursor.place
+
+    @property
+    def identity(self) -> Identity | None:
+        """The state that the mirror is at; None within a base."""
+        return self._identity
+
+    def take(self, frame: Frame) -> None:
+        """Apply one frame.
+
+        Raises:
+            DamagedError: it does not fit what came before, or its bytes do not fit their digests.
+            UnsafeError: it would harm.
+            MirrorError: the mirror cannot be written.
+        """
+        self._context.check()
+        if frame.end.epoch != self.place.epoch:
+            raise DamagedError("the journal goes on behind a seal")
+        if frame.kind is Kind.FILES:
+            self._is_committed = False
+            for section in decode_files(frame):
+                self._take_section(section)
+            if self._identity is None:
+                self.place = frame.end
+        elif frame.kind is Kind.COMMIT:
+            self._commit(decode_commit(frame), frame.end)
+        elif frame.kind is Kind.SEAL:
+            seal = decode_seal(frame, self._lineage)
+            if seal.identity != self._identity or not self._is_committed:
+                raise DamagedError("a seal of the journal is of another state than the commit before it")
+            self.place = seal.place
+        if self._installer.is_due:
+            self.flush(wait=False)
+
+    def flush(self, *, wait: bool = True) -> None:
+        """Put in place and record what was applied, and the place with it.
+
+        Args:
+            wait: whether it is done on return; otherwise the next call raises what went wrong.
+
+        After a flush that failed there is no other: the place must not pass what was lost with it.
+
+        Raises:
+            MirrorError: the mirror cannot be written.
+        """
+        if self._has_lost:
+            return
+        try:
+            self._installer.flush(self.cursor(), wait=wait)
+        except BaseException:
+            self._has_lost = True
+            raise
+
+    def discard(self) -> None:
+        """Give up what was not flushed."""
+        self._installer.discard()
+
+    def cursor(self) -> Cursor:
+        """Where the mirror is."""
+        key = self._context.options.selection.key
+        return Cursor(self._identity, key, self._generated_at, place=self.place)
+
+    def _commit(self, header: Header, end: Place) -> None:
+        if header.identity.lineage != self._lineage:
+            raise DamagedError("a commit of the journal is of another history")
+        if self._identity is not None and header.identity.revision <= self._identity.revision:
+            raise DamagedError("a commit of the journal is not newer than the one before it")
+        self.header, self.place, self._is_committed = header, end, True
+        self._identity, self._generated_at = header.identity, header.generated_at
+
+    # -- sections --------------------------------------------------------------------------
+
+    def _take_section(self, section: Section) -> None:
+        run, selection = section.run, self._context.options.selection
+        changes = [each for each in section.changes if selection.wants(run, each.entry)]
+        if changes:
+            self._flush_first_use(changes[0].entry.priority)
+            known = self._lookup(run, [each.entry for each in changes])
+            for change in changes:
+                self._take_change(run, change, known.get(change.entry.path))
+        for inner in section.removed:
+            if self._installer.holds(f"{run.folder}/{inner}"):
+                self.flush()
+            self._installer.gone(run.folder, inner)
+
+    def _flush_first_use(self, priority: int) -> None:
+        """In a base the files of first use come first: they are in place before the rest is worked on."""
+        if self._priority == _FIRST_USE < priority and self._identity is None:
+            self.flush(wait=False)
+        self._priority = priority
+
+    def _lookup(self, run: Run, entries: list[FileEntry]) -> dict[str, Known]:
+        known: dict[str, Known] = {}
+        others = []
+        for entry in entries:
+            ready = self._installer.ready(entry.path)
+            if ready is not None and ready.staged is not None and entry.is_log:
+                self.flush()
+                ready = None
+            if ready is not None:
+                known[entry.path] = ready.known
+            else:
+                others.append(entry)
+        if self._is_new and self._identity is None:
+            return known
+        found = self._context.knowledge.of_entries(run, others)
+        known.update((f"{run.folder}/{inner}", each) for inner, each in found.items())
+        return known
+
+    def _take_change(self, run: Run, change: Change, known: Known | None) -> None:
+        entry = change.entry
+        action = decide(run, entry, known, time.time())
+        if (action is None or isinstance(action, Note)) and known is not None:
+            self._note(run, entry, known, is_new=action is not None)
+            return
+        try:
+            applied = change.carried is not None and self._apply(run, entry, change.carried, known)
+        except OSError as error:
+            failure = mirror_error(error, entry.path)
+            if isinstance(failure, DiskFullError):
+                raise failure from error
+            applied = False
+        except DiskFullError:
+            raise
+        except MirrorError:
+            applied = False
+        if not applied:
+            self._installer.want(run, entry)
+
+    def _note(self, run: Run, entry: FileEntry, known: Known, *, is_new: bool) -> None:
+        if self._installer.ready(entry.path) is not None:
+            return  # what waits says the same, and is recorded with the next flush
+        inner = entry.path[len(run.folder) + 1 :]
+        marked = known.gone or self._wanted_before or self._installer.is_gone(run.folder, inner)
+        if is_new or marked or known.epoch != self._epoch:
+            listed = Listed.of(entry)
+            self._installer.note(
+                run.folder, inner, replace(known, listed=listed, epoch=self._epoch, gone=False)
+            )
+
+    # -- carried bytes ---------------------------------------------------------------------
+
+    def _apply(self, run: Run, entry: FileEntry, carried: Carried, known: Known | None) -> bool:
+        if not entry.is_log:
+            self._put_state_file(run, entry, carried)
+            return True
+        if carried.data and not run.has_ended and carried.data[-1] != _NEWLINE:
+            return False  # of a run that goes on again: by range, its last record is left out
+        if known is not None and carried.start <= known.local.size <= carried.end:
+            hasher = self._hasher(entry.path, known)
+            if hasher is not None and self._grow(run, entry, carried, known, hasher):
+                return True
+        if carried.start:
+            return False
+        self._put_log(run, entry, carried)
+        return True
+
+    def _put_state_file(self, run: Run, entry: FileEntry, carried: Carried) -> None:
+        digest = hashlib.sha256(carried.data)
+        if digest.hexdigest() != carried.digest:
+            raise _not_as_listed(entry)
+        self._put(run, entry, carried, (digest.digest(),), None)
+
+    def _put_log(self, run: Run, entry: FileEntry, carried: Carried) -> None:
+        hasher = BlockHasher()
+        hasher.update(carried.data)
+        hashes = tuple(hasher.hashes())
+        if block_digest(hashes) != carried.digest:
+            raise _not_as_listed(entry)
+        self._put(run, entry, carried, hashes, hasher)
+
+    def _put(
+        self,
+        run: Run,
+        entry: FileEntry,
+        carried: Carried,
+        hashes: tuple[bytes, ...],
+        hasher: BlockHasher | None,
+    ) -> None:
+        staged, local = self._mirror.stage_whole(carried.data, mtime_ns_of(entry))
+        self._add(run, entry, carried, (local, hashes), staged, hasher)
+
+    def _hasher(self, path: str, known: Known) -> BlockHasher | None:
+        """The hasher that stands behind the last byte of a log of the mirror; None when its bytes are not
+        those that are known."""
+        ready = self._installer.ready(path)
+        if ready is not None and ready.hasher is not None:
+            return ready.hasher.copy()
+        full = list(known.hashes[: known.local.size // BLOCK_SIZE])
+        hasher = self._mirror.prefix_hasher(path, known.local.size, full)
+        return hasher if tuple(hasher.hashes()) == known.hashes else None
+
+    def _grow(self, run: Run, entry: FileEntry, carried: Carried, known: Known, hasher: BlockHasher) -> bool:
+        """Let a log grow in place; False when its bytes are not the first ones of the server's."""
+        new = carried.data[known.local.size - carried.start :]
+        hasher.update(new)
+        hashes = tuple(hasher.hashes())
+        if block_digest(hashes) != carried.digest:
+            return False
+        fd = self._mirror.append(entry.path, known.local, iter([bytes(new)]))
+        try:
+            local = finish_file(fd, mtime_ns_of(entry))
+        finally:
+            os.close(fd)
+        self._add(run, entry, carried, (local, hashes), None, hasher)
+        return True
+
+    def _add(
+        self,
+        run: Run,
+        entry: FileEntry,
+        carried: Carried,
+        content: tuple[LocalFile, tuple[bytes, ...]],
+        staged: StagedFile | None,
+        hasher: BlockHasher | None,
+    ) -> None:
+        size = len(carried.data)
+        self._context.report.bytes_downloaded += size
+        known = Known(*content, Listed.of(entry), self._epoch)
+        self._installer.add(Ready(run, entry, known, staged, size, hasher), size)
+
+
+def _want_again(_ready: Ready, _error: MirrorError) -> bool:
+    """What cannot take its name is tried once more with the wanted files, which name the reason."""
+    return True
+
+
+def _not_as_listed(entry: FileEntry) -> DamagedError:
+    return DamagedError(
+        f"the bytes that the journal carries of '{escape(entry.path)}' are not the listed ones"
+    )

@@ -1,0 +1,86 @@
+"""The file in which the state of a mirror lies: opening it, telling damage from other trouble."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from runicorn.errors import DiskFullError, MirrorError
+from runicorn.remote_storage.state_rows import COLUMNS, SCHEMA, SCHEMA_VERSION
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open a database, or make it.
+
+    Raises:
+        sqlite3.Error: it cannot be opened, or is of another form.
+    """
+    database = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=NORMAL")
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            database.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
+            version = SCHEMA_VERSION
+        _require_version(version)
+        database.execute(f"SELECT folder, inner, {COLUMNS} FROM files LIMIT 1").fetchone()  # noqa: S608
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def put_aside(path: Path) -> None:
+    """Rename a damaged database, so that its name is free."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.replace(part.with_name(f"{part.name}.damaged-{stamp}"))
+
+
+def _require_version(version: int) -> None:
+    if version != SCHEMA_VERSION:
+        raise sqlite3.DatabaseError(f"it has the unknown version {version}")
+
+
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file itself is bad, so that trying again cannot help."""
+    if not isinstance(error, sqlite3.OperationalError):
+        return True
+    return any(
+        sign in str(error) for sign in ("malformed", "no such table", "no such column", "already exists")
+    )
+
+
+def mapped(error: sqlite3.Error, path: Path) -> MirrorError:
+    """What trouble with a database means for a sync."""
+    if "full" in str(error):
+        return DiskFullError(f"cannot write {path}: {error}")
+    return MirrorError(f"cannot use {path}: {error}")
+
+
+@contextlib.contextmanager
+def sound() -> Iterator[None]:
+    """What a damaged database gives may be anything; that it is damaged is what counts."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise sqlite3.DatabaseError("it holds nonsense") from error
+
+
+@contextlib.contextmanager
+def transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """All of what is written in the block, or nothing."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise

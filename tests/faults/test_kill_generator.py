@@ -1,0 +1,296 @@
+"""A generator that is killed at any moment leaves a journal that clients follow, and the next one carries on.
+
+`RUNICORN_KILLS` is the number of kills (default 25), `RUNICORN_KILL_SEED` their seed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from runicorn.errors import DamagedError
+from runicorn.journal.frames import FrameReader, Kind, Place
+from runicorn.journal.head import Head, decode_head
+from runicorn.journal.sections import decode_commit, decode_seal
+from runicorn.manifest.model import Identity
+from runicorn.remote_storage import ManifestSyncClient, SyncOptions, synchronize
+from runicorn.remote_storage.transport import LocalTransport, SshTarget, connect_ssh
+from testbed.history import History
+from testbed.live import LiveWriter
+from testbed.sshd import Sshd
+from testbed.trees import make_tree
+from tests.faults.process import TIMEOUT, environment, left_behind, run_files
+
+KILLS = int(os.environ.get("RUNICORN_KILLS", "25"))
+SEED = int(os.environ.get("RUNICORN_KILL_SEED", "20240607"))
+PAUSE = 0.02
+"""Seconds between two syncs of one client: the processor is shared with those who write."""
+
+NURSERY = """
+import os, signal, sys, time
+from runicorn.manifest import ManifestGenerator, frame_writer, journal_writer
+import runicorn.manifest.generator
+journal_writer.SMALL_EPOCH = 64 * 1024
+for line in sys.stdin:
+    delay, small, compact = line.split()
+    begun = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        frame_writer.FRAME_DATA = int(small)
+        ManifestGenerator(sys.argv[1], compact=compact == "1").publish()
+        os._exit(0)
+    if delay != "-":
+        time.sleep(float(delay))
+        os.kill(child, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(status, time.monotonic() - begun, flush=True)
+"""
+GONE = "the mirror's epoch of the journal is not there any more"
+"""A client that was away while three epochs were left goes one rung down, once."""
+
+
+class Nursery:
+    """Starts generators fast, and kills them: a process with everything loaded has them as its children."""
+
+    def __init__(self, root: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", NURSERY, str(root)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+
+    def generate(self, kill_after: float | None = None, *, small: int = 10**6, compact: bool = False) -> int:
+        """Run a generator; its exit code, negative when it was killed in time."""
+        code, seconds = self._ask(kill_after, small, compact)
+        self.seconds = seconds
+        return code
+
+    def _ask(self, kill_after: float | None, small: int, compact: bool) -> tuple[int, float]:
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        delay = "-" if kill_after is None else f"{kill_after:.6f}"
+        process.stdin.write(f"{delay} {small} {int(compact)}\n")
+        process.stdin.flush()
+        code, seconds = process.stdout.readline().split()
+        return int(code), float(seconds)
+
+    def close(self) -> None:
+        self._process.communicate(timeout=TIMEOUT)
+
+
+@dataclass
+class Line:
+    """What the journal was: it only ever grows, whatever happens to its writers.
+
+    Attributes:
+        head: the last HEAD of a generator that was left alone.
+        epochs: epochs that were left.
+    """
+
+    journal: Path
+    head: Head | None = None
+    epochs: int = 0
+    kills: int = 0
+
+    def carries_on(self) -> None:
+        """A generation has ended: same lineage, a greater revision, frames that follow those of before."""
+        head = decode_head((self.journal / "HEAD").read_bytes())
+        before, self.head = self.head, head
+        if before is None:
+            return
+        assert head.identity.lineage == before.identity.lineage
+        assert head.identity.revision > before.identity.revision
+        assert self._path(head.epoch).stat().st_size == head.end.offset
+        place, identity = before.end, before.identity
+        while True:
+            found = list(self._frames(place))
+            commits = [state for kind, state, _ in found if kind is Kind.COMMIT]
+            assert all(
+                one.revision < other.revision
+                for one, other in zip([identity, *commits], commits, strict=False)
+                if one is not None and other is not None
+            )
+            identity = commits[-1] or identity if commits else identity
+            if place.epoch == head.epoch:
+                break
+            kind, _, leads = found[-1]
+            assert kind is Kind.SEAL, "an epoch was left without a seal"
+            assert leads is not None
+            place = leads
+            self.epochs += 1
+        assert identity == head.identity
+
+    def _path(self, epoch: str) -> Path:
+        return self.journal / f"{epoch}.journal"
+
+    def _frames(self, place: Place) -> Iterator[tuple[Kind, Identity | None, Place | None]]:
+        reader = FrameReader(place)
+        reader.feed(self._path(place.epoch).read_bytes()[place.offset :])
+        for frame in reader.frames():
+            if frame.kind is Kind.COMMIT:
+                yield frame.kind, decode_commit(frame).identity, None
+            elif frame.kind is Kind.SEAL:
+                yield frame.kind, None, decode_seal(frame, None).place
+            else:
+                yield frame.kind, None, None
+        assert reader.held == 0
+
+
+def faults(history: History, mirror: Path) -> list[str]:
+    """What breaks laws 1 and 3; after the end of a run half a record may be taken over."""
+    found = []
+    for relative, content in run_files(mirror).items():
+        fault = history.fault(relative, content)
+        if fault and "within a record" in fault and history.has_ended(relative.rpartition("/")[0]):
+            fault = None if history.is_prefix(relative, content) else fault
+        found += [fault] if fault else []
+    return found
+
+
+@dataclass
+class Watcher:
+    """A client that syncs again and again in a thread, and looks at its mirror each time.
+
+    Attributes:
+        mirror: its mirror.
+        sync: one sync; gives its statistics.
+        history: what is true.
+        methods: how often which rung was taken.
+        news: how many syncs brought something.
+    """
+
+    mirror: Path
+    sync: Callable[[], dict[str, object]]
+    history: History
+    methods: Counter[str] = field(default_factory=Counter)
+    news: int = 0
+    error: BaseException | None = None
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def once(self) -> None:
+        statistics = self.sync()
+        method, reason = str(statistics["method"]), str(statistics["fallback_reason"])
+        assert method == "journal" or GONE in reason, statistics
+        self.methods[method] += 1
+        self.news += not statistics["skipped"]
+        found = faults(self.history, self.mirror)
+        assert found == [], statistics
+
+    def _loop(self) -> None:
+        try:
+            while not self._stop.wait(PAUSE):
+                self.once()
+        except BaseException as error:  # noqa: BLE001 - it is raised where the test waits
+            self.error = error
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._loop)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            thread.join(TIMEOUT)
+        self.check()
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+def by_new_connections(mirror: Path, root: Path, server: Sshd) -> Callable[[], dict[str, object]]:
+    """Syncs of which each has a connection of its own, by ssh and without in turns."""
+    turns = iter(range(10**9))
+    target = SshTarget(server.host, command=tuple(server.ssh_command))
+
+    def sync() -> dict[str, object]:
+        with closing(connect_ssh(target) if next(turns) % 4 == 0 else LocalTransport()) as transport:
+            return synchronize(transport, str(root), mirror, SyncOptions(source="it")).report.as_dict()
+
+    return sync
+
+
+@pytest.mark.timeout(90 + 4 * KILLS)
+def test_kills_while_clients_follow(tmp_path: Path) -> None:
+    print(f"seed {SEED}, {KILLS} kills")
+    chance = random.Random(SEED)
+    root = tmp_path / "root"
+    make_tree(root, 4, files=9, seed=SEED, running=2)
+    line = Line(root / ".runicorn/journal")
+    killed, codes = 0, []
+    options = SyncOptions(source="it", delete=True, force_delete=True)
+    with (
+        Sshd() as server,
+        server.paramiko_client() as ssh,
+        ssh.open_sftp() as sftp,
+        closing(Nursery(root)) as nursery,
+        LiveWriter(root, tmp_path / "history", seed=SEED) as writer,
+        ManifestSyncClient(sftp, str(root), tmp_path / "polls", jitter_max=0, options=options) as client,
+    ):
+        assert nursery.generate() == 0
+        line.carries_on()
+        polls = Watcher(tmp_path / "polls", client.sync, writer.history)
+        anew = tmp_path / "anew"
+        others = Watcher(anew, by_new_connections(anew, root, server), writer.history)
+        with polls.watching(), others.watching():
+            longest = nursery.seconds
+            for number in range(KILLS):
+                small = chance.choice([500, 10**6])
+                compact = chance.random() < 0.15
+                code = nursery.generate(chance.uniform(0, 1.1 * longest), small=small, compact=compact)
+                killed += code < 0
+                codes.append(code)
+                if number % 3 < 2:
+                    # A third of the time two in a row are killed.
+                    assert nursery.generate(small=small, compact=chance.random() < 0.2) == 0
+                    longest = max(nursery.seconds, longest / 2)
+                    line.carries_on()
+                polls.check()
+                others.check()
+        made = writer.stop()
+        assert nursery.generate() == 0
+        for watcher in (polls, others):
+            watcher.once()
+    print(f"{killed} killed alive, {line.epochs} epochs left, {sum(made.values())} changes")
+    for name, watcher in (("polls", polls), ("anew", others)):
+        print(f"{name}: {watcher.news} syncs with news, rungs {dict(watcher.methods)}")
+    assert run_files(polls.mirror) == run_files(root)
+    wanted, found = run_files(root), run_files(others.mirror)
+    assert {path: found.get(path) for path in wanted} == wanted
+    assert set(found) <= writer.history.paths()
+    assert left_behind(polls.mirror) == left_behind(others.mirror) == []
+    assert set(codes) <= {0, -9}
+    assert killed >= KILLS // 2
+    assert polls.news > 0
+    assert others.news > 0
+
+
+def test_what_the_line_is_held_to_can_fail(tmp_path: Path) -> None:
+    """The checker sees a journal that was begun anew."""
+    root = tmp_path / "root"
+    (run,) = make_tree(root, 1, files=6)
+    line = Line(root / ".runicorn/journal")
+    with closing(Nursery(root)) as nursery:
+        for text in ("one", "two"):
+            (run / "summary.json").write_text(f'"{text}"', encoding="utf-8")
+            assert nursery.generate() == 0
+            line.carries_on()
+        (line.journal / "HEAD").unlink()
+        (run / "summary.json").write_text('"three"', encoding="utf-8")
+        assert nursery.generate() == 0
+        with pytest.raises((AssertionError, FileNotFoundError, DamagedError)):
+            line.carries_on()
