@@ -6,9 +6,21 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.contenders import RCLONE, RSYNC, own_name
+from benchmarks.contenders import (
+    HANDSHAKE,
+    JOURNAL,
+    MANIFEST,
+    PARAMIKO,
+    RCLONE,
+    RSYNC,
+    SSH,
+    WALK,
+    Library,
+    own_name,
+)
 from benchmarks.generating import Generation
-from benchmarks.requests import Counted
+from benchmarks.large import FEW_RUNS, MANY_RUNS, RATED, large_scene, many_scene
+from benchmarks.requests import POLL, Counted
 from benchmarks.scenes import CHANGED, FIRST, UNCHANGED, Sample
 
 REQUESTS = {UNCHANGED: 8, CHANGED: 60}
@@ -16,9 +28,17 @@ REQUESTS_PER_FILE, REQUESTS_BESIDE = 3, 20
 FILES_PER_RUN = 15
 FIRST_TO_RSYNC = 1.5
 RCLONE_TO_MANIFEST, RCLONE_TO_WALK = 15, 10
-MANIFEST, WALK = "manifest", "walk"
 GENERATE_SECONDS, GENERATE_FILES = 0.5, 15_000
 LARGE_BYTES, LARGE_RUNS = 600_000_000, 100_000
+
+JOURNAL_REQUESTS = {FIRST: 60, UNCHANGED: 8, POLL: 2, CHANGED: 10}
+PARAMIKO_FIRST = 120
+FIRST_RUNS = 100
+AT_ANY_SIZE = (UNCHANGED, POLL, CHANGED)
+LARGE_TO_RSYNC = {RATED: 0.9, None: 0.7}
+SECONDS_BESIDE_HANDSHAKE = 0.3
+RSYNC_TO_JOURNAL = 8
+MANY_TO_FEW = 1.15
 
 
 @dataclass(frozen=True)
@@ -45,7 +65,7 @@ class Bar:
     def line(self) -> str:
         """The bar as a line of the report."""
         value, limit = (("-" if x is None else _number(x)) for x in (self.value, self.limit))
-        return f"{self.name:<58} {value:>9} of {limit:>7} {self.unit:<8} {self.verdict}"
+        return f"{self.name:<76} {value:>9} of {limit:>7} {self.unit:<8} {self.verdict}"
 
 
 def median_seconds(samples: Sequence[Sample], contender: str, scene: str) -> float | None:
@@ -59,22 +79,110 @@ def median_seconds(samples: Sequence[Sample], contender: str, scene: str) -> flo
 def bars(
     samples: Sequence[Sample], counted: Sequence[Counted], generations: Sequence[Generation], runs: int
 ) -> list[Bar]:
-    """All marks; ``runs`` is the number of runs that were synced."""
-    of_counts = [
-        bar for each in counted if each.contender == own_name(MANIFEST) for bar in _counted_bars(each, runs)
-    ]
-    of_generations = [bar for generation in generations for bar in _generation_bars(generation)]
-    return _sync_bars(samples) + of_counts + of_generations
+    """All marks; ``runs`` is the number of runs that were synced in the scenes of every contender."""
+    of_manifest = [each for each in counted if each.contender == own_name(MANIFEST) and each.runs == runs]
+    found = _sync_bars(samples)
+    found += [bar for each in of_manifest for bar in _manifest_bars(each)]
+    found += _large_bars(samples) + _many_bars(samples)
+    found += [bar for size in (runs, MANY_RUNS) for bar in _journal_bars(counted, size)]
+    found += _same_counts(counted, runs)
+    return found + [bar for generation in generations for bar in _generation_bars(generation)]
 
 
-def _counted_bars(counted: Counted, runs: int) -> list[Bar]:
-    allowed = REQUESTS.get(counted.scene, REQUESTS_PER_FILE * FILES_PER_RUN * runs + REQUESTS_BESIDE)
+def _manifest_bars(counted: Counted) -> list[Bar]:
+    limit = REQUESTS.get(counted.scene, REQUESTS_PER_FILE * FILES_PER_RUN * counted.runs + REQUESTS_BESIDE)
     what = f"{counted.contender}: {counted.scene}"
-    found = [Bar(f"{what}, requests", None if counted.trouble else counted.requests, allowed, "requests")]
-    if counted.bytes_allowed is not None:
+    found = [Bar(f"{what}, requests", None if counted.trouble else counted.requests, limit, "requests")]
+    if counted.allowed is not None:
         received = None if counted.trouble else counted.bytes_down
-        found.append(Bar(f"{what}, bytes received", received, counted.bytes_allowed, "bytes"))
+        found.append(Bar(f"{what}, bytes received", received, counted.allowed.plain, "bytes"))
     return found
+
+
+def _journal_bars(counted: Sequence[Counted], runs: int) -> list[Bar]:
+    name = own_name(JOURNAL)
+    found = []
+    if runs != MANY_RUNS:
+        # The marks of first syncs were set for one size of tree.
+        limit = JOURNAL_REQUESTS[FIRST] if runs == FIRST_RUNS else None
+        found.append(_requests_bar(counted, name, FIRST, runs, limit))
+        limit = PARAMIKO_FIRST if runs == FIRST_RUNS else None
+        found.append(_requests_bar(counted, client_name(PARAMIKO), FIRST, runs, limit))
+    for who, scene in _at_any_size():
+        found.append(_requests_bar(counted, who, scene, runs, JOURNAL_REQUESTS[scene]))
+    changed = _one(counted, name, CHANGED, runs)
+    received = changed.bytes_down if changed else None
+    allowed = changed.allowed.compressed if changed and changed.allowed else None
+    found.append(Bar(f"{name}: {many_scene(CHANGED, runs)}, bytes received", received, allowed, "bytes"))
+    return found
+
+
+def _same_counts(counted: Sequence[Counted], runs: int) -> list[Bar]:
+    found = []
+    for who, scene in _at_any_size():
+        few = _one(counted, who, scene, runs)
+        what = f"as at {runs:,} runs"
+        found.append(_requests_bar(counted, who, scene, MANY_RUNS, few.requests if few else None, what))
+    return found
+
+
+def _requests_bar(
+    counted: Sequence[Counted], who: str, scene: str, runs: int, limit: int | None, what: str = "requests"
+) -> Bar:
+    one = _one(counted, who, scene, runs)
+    return Bar(f"{who}: {many_scene(scene, runs)}, {what}", one.requests if one else None, limit, "requests")
+
+
+def _at_any_size() -> list[tuple[str, str]]:
+    name = own_name(JOURNAL)
+    polls = [(client_name(through), POLL) for through in (SSH, PARAMIKO)]
+    return [(name, UNCHANGED), *polls, (name, CHANGED)]
+
+
+def client_name(through: str) -> str:
+    """What the tables call a program that syncs by journal."""
+    return Library(JOURNAL, through).name
+
+
+def _one(counted: Sequence[Counted], contender: str, scene: str, runs: int) -> Counted | None:
+    """The good count of one sync, or None."""
+    wanted = (contender, scene, runs)
+    chosen = (each for each in counted if (each.contender, each.scene, each.runs) == wanted)
+    return next((each for each in chosen if not each.trouble), None)
+
+
+def _large_bars(samples: Sequence[Sample]) -> list[Bar]:
+    found = []
+    for rate, factor in LARGE_TO_RSYNC.items():
+        scene = large_scene(rate)
+        limit = _times(median_seconds(samples, RSYNC, scene), factor)
+        value = median_seconds(samples, own_name(JOURNAL), scene)
+        found.append(Bar(f"{own_name(JOURNAL)}: {scene}, {factor} x rsync", value, limit, "s"))
+    return found
+
+
+def _many_bars(samples: Sequence[Sample]) -> list[Bar]:
+    def median(contender: str, runs: int = MANY_RUNS) -> float | None:
+        return median_seconds(samples, contender, many_scene(UNCHANGED, runs))
+
+    name = own_name(JOURNAL)
+    what = f"{name}: {many_scene(UNCHANGED, MANY_RUNS)}"
+    value, few, handshake = median(name), median(name, FEW_RUNS), median(HANDSHAKE)
+    beside = None if handshake is None else handshake + SECONDS_BESIDE_HANDSHAKE
+    return [
+        Bar(f"{what}, ssh alone + {SECONDS_BESIDE_HANDSHAKE} s", value, beside, "s"),
+        Bar(
+            f"{what}, {RSYNC_TO_JOURNAL} x faster than rsync",
+            value,
+            _times(median(RSYNC), 1 / RSYNC_TO_JOURNAL),
+            "s",
+        ),
+        Bar(f"{what}, {MANY_TO_FEW} x that of {FEW_RUNS} runs", value, _times(few, MANY_TO_FEW), "s"),
+    ]
+
+
+def _times(seconds: float | None, factor: float) -> float | None:
+    return None if seconds is None else seconds * factor
 
 
 def _sync_bars(samples: Sequence[Sample]) -> list[Bar]:
@@ -82,8 +190,7 @@ def _sync_bars(samples: Sequence[Sample]) -> list[Bar]:
         return median_seconds(samples, contender, FIRST)
 
     def share(contender: str, factor: float) -> float | None:
-        seconds = first(contender)
-        return None if seconds is None else seconds * factor
+        return _times(first(contender), factor)
 
     manifest, walk = own_name(MANIFEST), own_name(WALK)
     return [

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import shlex
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +17,9 @@ from testbed.keys import HOST, Access
 RSYNC, RCLONE = "rsync -az", "rclone copy, 16 + 16"
 HANDSHAKE = "ssh alone"
 OURS = "runicorn by {}"
+JOURNAL, MANIFEST, WALK = "journal", "manifest", "walk"
+METHODS = (JOURNAL, MANIFEST, WALK)
+SSH, PARAMIKO = "ssh", "paramiko"
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,11 @@ class Source:
     root: Path
     access: Access
     port: int
+
+    @property
+    def address(self) -> str:
+        """What `runicorn sync` calls it."""
+        return f"ssh://{self.access.user}@{HOST}:{self.port}{self.root}"
 
 
 class Contender(Protocol):
@@ -87,8 +99,52 @@ class Runicorn:
     def command(self, source: Source, mirror: Path) -> list[str]:
         """The command that brings `mirror` up to date once."""
         ssh = shlex.join(source.access.ssh_command(source.port))
-        address = f"ssh://{source.access.user}@{HOST}:{source.port}{source.root}"
-        return [self.program, "sync", address, str(mirror), "--ssh", ssh, "--method", self.method]
+        return [
+            self.program,
+            "sync",
+            source.address,
+            str(mirror),
+            "--ssh",
+            ssh,
+            "--method",
+            self.method,
+        ]
+
+
+@dataclass(frozen=True)
+class Library:
+    """A program with a `ManifestSyncClient`, which syncs `syncs` times over one open connection.
+
+    It reaches the server through the system's ssh or a paramiko client (`through`), and writes the seconds of
+    each sync to the file `times`. It uses the package of the environment that runs the benchmarks.
+    """
+
+    method: str
+    through: str
+    syncs: int = 1
+    times: Path = Path(os.devnull)
+
+    @property
+    def name(self) -> str:
+        """What the tables call it."""
+        return f"{own_name(self.method)}, client through {self.through}"
+
+    def command(self, source: Source, mirror: Path) -> list[str]:
+        """The command that syncs into `mirror`."""
+        access = source.access
+        access.trust_port(source.port)
+        settings = {
+            "access": [access.user, str(access.client_key), str(access.known_hosts), access.host_key],
+            "port": source.port,
+            "root": str(source.root),
+            "address": source.address,
+            "mirror": str(mirror),
+            "method": self.method,
+            "through": self.through,
+            "syncs": self.syncs,
+            "times": str(self.times),
+        }
+        return [sys.executable, "-m", "benchmarks.library", json.dumps(settings)]
 
 
 @dataclass(frozen=True)
@@ -105,6 +161,16 @@ class Handshake:
 def own_name(method: str) -> str:
     """What the tables call `runicorn sync` by a method."""
     return OURS.format(method)
+
+
+def known_methods(program: str) -> list[str]:
+    """The methods that a `runicorn` command names in the help of its sync; empty if it cannot be run."""
+    try:
+        done = subprocess.run([program, "sync", "--help"], check=False, capture_output=True, text=True)
+    except OSError:
+        return []
+    found = re.search(r"--method\s+\[([a-z|]+)\]", done.stdout)
+    return found[1].split("|") if found else []
 
 
 def installed_program() -> str:

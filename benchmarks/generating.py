@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.process import Cost, run
-from testbed.trees import make_tree
 
 
 @dataclass(frozen=True)
@@ -20,19 +19,14 @@ class Generation:
     unchanged: list[Cost]
 
 
-def generate(scratch: Path, program: str, *, runs: int, files: int, repetitions: int) -> Generation:
-    """Make a tree of `runs` runs of `files` files below `scratch`, measure, and remove it."""
-    root = scratch / f"generate-{runs}"
-    make_tree(root, runs, files=files)
+def generate(root: Path, program: str, *, runs: int, files: int, repetitions: int) -> Generation:
+    """Measure the first manifest of the tree at `root`, of `runs` runs of `files` files, and later ones."""
     command = generate_command(program, root)
-    try:
-        first = run(command)
-        unchanged = [run(command) for _ in range(repetitions)]
-    finally:
-        shutil.rmtree(root)
-    return Generation(runs, files, first, unchanged)
+    os.sync()
+    first = run(command)
+    return Generation(runs, files, first, [run(command) for _ in range(repetitions)])
 
 
 def generate_command(program: str, root: Path) -> list[str]:
-    """The command that publishes the manifest of `root`."""
+    """The command that publishes what `root` holds."""
     return [program, "generate-manifest", "--root", str(root)]

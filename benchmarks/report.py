@@ -13,18 +13,19 @@ from typing import Any
 from benchmarks.bars import Bar, median_seconds
 from benchmarks.contenders import RCLONE, RSYNC
 from benchmarks.generating import Generation
+from benchmarks.large import many_scene
 from benchmarks.requests import Counted
-from benchmarks.scenes import SCENES, Sample
+from benchmarks.scenes import Sample
 
 RESULTS = Path(__file__).with_name("results")
 
 
 def sync_table(samples: Sequence[Sample]) -> list[str]:
     """Times, ratios to rsync and rclone, bytes and memory of every contender in every scene."""
-    names = list(dict.fromkeys(sample.contender for sample in samples))
     lines = []
-    for scene in SCENES:
-        head = f"{scene:<24} {'median':>8} {'least - most':>17} {'times':>5} {'x rsync':>8} {'x rclone':>9}"
+    for scene in dict.fromkeys(sample.scene for sample in samples):
+        names = dict.fromkeys(sample.contender for sample in samples if sample.scene == scene)
+        head = f"{scene:<40} {'median':>8} {'least - most':>17} {'times':>5} {'x rsync':>8} {'x rclone':>9}"
         lines += ["", f"{head} {'MB in':>8} {'MB out':>8} {'CPU s':>7} {'MB mem':>7}"]
         lines += [_sync_line(samples, name, scene) for name in names]
     return lines
@@ -32,11 +33,9 @@ def sync_table(samples: Sequence[Sample]) -> list[str]:
 
 def _sync_line(samples: Sequence[Sample], name: str, scene: str) -> str:
     chosen = [sample for sample in samples if (sample.contender, sample.scene) == (name, scene)]
-    if not chosen:
-        return f"  {name:<22} not run"
     troubles = [sample.cost.trouble for sample in chosen if sample.cost.trouble]
     if troubles:
-        return f"  {name:<22} FAILED {len(troubles)} of {len(chosen)}: {_ending(troubles[0])}"
+        return f"  {name:<38} FAILED {len(troubles)} of {len(chosen)}: {_ending(troubles[0])}"
     seconds = [sample.cost.seconds for sample in chosen]
     ratios = [_ratio(samples, name, other, scene) for other in (RSYNC, RCLONE)]
     down, up = (statistics.median(bytes_) / 1e6 for bytes_ in _bytes(chosen))
@@ -44,7 +43,7 @@ def _sync_line(samples: Sequence[Sample], name: str, scene: str) -> str:
     memory = max(sample.cost.peak_bytes for sample in chosen) / 1e6
     spread = f"{min(seconds):.2f} - {max(seconds):.2f} s"
     return (
-        f"  {name:<22} {statistics.median(seconds):>6.2f} s {spread:>17} {len(seconds):>5} "
+        f"  {name:<38} {statistics.median(seconds):>6.2f} s {spread:>17} {len(seconds):>5} "
         f"{ratios[0]:>8} {ratios[1]:>9} {down:>8.3f} {up:>8.3f} {cpu:>7.2f} {memory:>7.0f}"
     )
 
@@ -60,15 +59,16 @@ def _ratio(samples: Sequence[Sample], name: str, other: str, scene: str) -> str:
 
 def request_table(counted: Sequence[Counted]) -> list[str]:
     """Requests by type and bytes of the SFTP streams, one line per sync."""
-    lines = ["", f"{'requests at the server':<42} {'requests':>8} {'MB in':>9} {'MB out':>8}  types"]
+    lines = ["", f"{'requests at the server':<74} {'requests':>8} {'MB in':>9} {'MB out':>8}  types"]
     for each in counted:
-        label = f"  {each.contender}, {each.scene}"
+        label = f"  {each.contender}, {many_scene(each.scene, each.runs)}"
         if each.trouble:
-            lines.append(f"{label:<42} FAILED {_ending(each.trouble)}")
+            lines.append(f"{label:<74} FAILED {_ending(each.trouble)}")
             continue
         types = ", ".join(f"{name} {number}" for name, number in sorted(each.by_type.items()))
         amounts = f"{each.requests:>8,} {each.bytes_down / 1e6:>9.3f} {each.bytes_up / 1e6:>8.3f}"
-        lines.append(f"{label:<42} {amounts}  {types}")
+        took = "" if each.seconds is None else f"; {each.seconds:.3f} s"
+        lines.append(f"{label:<74} {amounts}  {types}{took}")
         if each.changing:
             lines.append(f"    {each.changing} of them would have changed the server")
     return lines

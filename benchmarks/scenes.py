@@ -1,10 +1,11 @@
-"""The timed part: the same three scenes for every contender, in turns."""
+"""The timed part: what is done by every contender, in turns."""
 
 from __future__ import annotations
 
 import filecmp
 import os
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from testbed.trees import append_run
 FIRST, UNCHANGED, CHANGED = "first sync", "nothing changed", "5 runs changed"
 SCENES = (FIRST, UNCHANGED, CHANGED)
 CHANGED_RUNS, CHANGED_LINES = 5, 50
+LOGS = ("events.jsonl", "logs.txt")
 OWN_FOLDER = ".runicorn"
 
 
@@ -42,31 +44,53 @@ class Stage:
     mirrors: Path
     generate: Sequence[str]
 
+    def mirror(self, contender: Contender, repetition: int) -> Path:
+        """The mirror of a contender, another one in each repetition.
+
+        None is removed before the end: file systems are slow to reuse what was just removed, and not equally
+        slow to everybody.
+        """
+        return self.mirrors / str(repetition) / contender.name.replace(" ", "_")
+
+
+@dataclass(frozen=True)
+class Appended:
+    """What logs grew by: plain bytes, and the zlib size (level 6) of each log's own, summed."""
+
+    plain: int
+    compressed: int
+
 
 def play(stage: Stage, contenders: Sequence[Contender], repetition: int) -> Iterator[Sample]:
-    """One repetition: every scene by every contender, each into a mirror of its own that begins empty.
-
-    The order of the contenders turns with the repetition, so that a disturbance does not always hit the same
-    one.
-    """
-    turn = repetition % len(contenders)
-    ordered = [*contenders[turn:], *contenders[:turn]]
+    """One repetition: every scene by every contender, each into a mirror of its own that begins empty."""
     for scene in SCENES:
         if scene == CHANGED:
             change_runs(stage.runs, repetition)
         publish(stage.generate)
-        for contender in ordered:
-            yield _sync(stage, contender, scene, repetition)
+        for contender in in_turn(contenders, repetition):
+            yield sync_once(stage, contender, scene, repetition)
 
 
-def change_runs(runs: Sequence[Path], repetition: int) -> int:
-    """Let five runs go on (status, events, logs), others in each repetition; returns the bytes appended."""
-    chosen = (runs[(repetition * CHANGED_RUNS + number) * 7 % len(runs)] for number in range(CHANGED_RUNS))
-    return sum(append_run(run, CHANGED_LINES, summary=False) for run in chosen)
+def in_turn(contenders: Sequence[Contender], repetition: int) -> list[Contender]:
+    """The contenders in another order in each repetition, so that a disturbance hits not always the same."""
+    turn = repetition % len(contenders)
+    return [*contenders[turn:], *contenders[:turn]]
+
+
+def change_runs(runs: Sequence[Path], repetition: int) -> Appended:
+    """Let five runs go on (status, events, logs), others in each repetition."""
+    plain = compressed = 0
+    for number in range(CHANGED_RUNS):
+        chosen = runs[(repetition * CHANGED_RUNS + number) * 7 % len(runs)]
+        before = {name: (chosen / name).stat().st_size for name in LOGS}
+        plain += append_run(chosen, CHANGED_LINES, summary=False)
+        tails = ((chosen / name).read_bytes()[before[name] :] for name in LOGS)
+        compressed += sum(len(zlib.compress(tail, 6)) for tail in tails)
+    return Appended(plain, compressed)
 
 
 def publish(generate: Sequence[str]) -> None:
-    """Bring the server's manifest up to date, untimed.
+    """Bring what the server publishes up to date, untimed.
 
     Prints why if that fails: the syncs then fail by themselves.
     """
@@ -85,16 +109,23 @@ def difference(root: Path, mirror: Path) -> str:
     return f"{len(different + unread)} files differ {(different + unread)[:1]}" if different or unread else ""
 
 
-def _sync(stage: Stage, contender: Contender, scene: str, repetition: int) -> Sample:
-    # No mirror is removed before the end: file systems are slow to reuse what was just removed, and not
-    # equally slow to everybody.
-    mirror = stage.mirrors / str(repetition) / contender.name.replace(" ", "_")
-    mirror.mkdir(parents=True, exist_ok=True)
+def sync_once(
+    stage: Stage, contender: Contender, scene: str, repetition: int, *, mirror: Path | None = None
+) -> Sample:
+    """Time one sync into the contender's mirror of this repetition, and compare that with the source.
+
+    A `mirror` that is given has been compared before: one of 90,000 files takes longer to compare than to
+    sync.
+    """
+    target = mirror or stage.mirror(contender, repetition)
+    target.mkdir(parents=True, exist_ok=True)
+    # Nobody pays for writing back what the one before has left in memory.
+    os.sync()
     before = wait_until_idle(stage.proxy)
-    cost = run(contender.command(stage.source, mirror))
+    cost = run(contender.command(stage.source, target))
     after = wait_until_idle(stage.proxy)
-    if not cost.trouble and not isinstance(contender, Handshake):
-        wrong = difference(stage.source.root, mirror)
+    if not cost.trouble and mirror is None and not isinstance(contender, Handshake):
+        wrong = difference(stage.source.root, target)
         cost = Cost(cost.seconds, cost.cpu_seconds, cost.peak_bytes, wrong)
     return Sample(contender.name, scene, repetition, cost, after.up - before.up, after.down - before.down)
 

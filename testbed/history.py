@@ -48,6 +48,8 @@ class History:
         else:
             with (folder / "versions").open("a", encoding="ascii") as versions:
                 versions.write(hashlib.sha256(content).hexdigest() + "\n")
+            if folder.name == "status.json" and b'"finished"' in content:
+                (folder / "ended").touch()
 
     def record_append(self, relative: str, data: bytes) -> None:
         """Record that `data` is about to be appended to a log."""
@@ -59,6 +61,16 @@ class History:
         """Every file that has ever been in the tree."""
         leaves = {path.parent for path in self.directory.rglob("*") if path.is_file()}
         return {leaf.relative_to(self.directory).as_posix() for leaf in leaves}
+
+    def has_ended(self, run: str) -> bool:
+        """Whether a run has ever said that it had finished; its logs may then end with half a record."""
+        return (self.directory / run / "status.json/ended").exists()
+
+    def is_prefix(self, relative: str, content: bytes) -> bool:
+        """Whether a log ever began with `content`."""
+        folder = self.directory / relative
+        numbers = range(self._generations(folder)) if folder.is_dir() else ()
+        return any((folder / str(number)).read_bytes().startswith(content) for number in numbers)
 
     def fault(self, relative: str, content: bytes) -> str | None:
         """What is wrong with `content` as a mirror's copy of this file, or None if the file once held it.
@@ -74,9 +86,8 @@ class History:
             return None if digest in known else f"{relative} was never like this ({len(content)} bytes)"
         if content and not content.endswith(b"\n"):
             return f"{relative} ends within a record ({content[-40:]!r})"
-        for number in range(self._generations(folder)):
-            if (folder / str(number)).read_bytes().startswith(content):
-                return None
+        if self.is_prefix(relative, content):
+            return None
         return f"{relative} is no prefix of any version ({len(content)} bytes)"
 
     def faults(self, mirror: Path) -> list[str]:

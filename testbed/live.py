@@ -160,7 +160,8 @@ class Changer:
         now = time.time()
         identity = trees.new_identity("project_live", "experiment_00", f"live_{self._created:06d}", now)
         run = trees.run_directory(self._root, identity, self._layout)
-        for file in trees.run_files(identity, False, 15 if self._chance.random() < 0.3 else 6, self._chance):
+        shape = trees.SHAPES[15 if self._chance.random() < 0.3 else 6, "images"]
+        for file in trees.run_files(identity, False, shape, self._chance):
             path = run / file.path
             path.parent.mkdir(parents=True, exist_ok=True)
             self._replace(path, file.content)

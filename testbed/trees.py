@@ -20,10 +20,29 @@ FIRST_CREATED = 1_750_000_000
 SECONDS_APART = 60
 DURATION = 3_600
 PROJECTS, NAMES = 8, 5
-MEDIA_FILES = 7
-MEDIA_BYTES = 31_000
-EVENT_LINES = 160
-LOG_LINES = 120
+Mix = Literal["images", "logs"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a run holds: lines of events and logs, packages of the environment, and images with their least
+    and most bytes; more JSON files when `artifacts`."""
+
+    events: int
+    logs: int
+    packages: int
+    images: int = 0
+    least: int = 0
+    most: int = 0
+    artifacts: bool = False
+
+
+SHAPES: dict[tuple[int, Mix], Shape] = {
+    (15, "images"): Shape(160, 120, 40, 7, 27_000, 35_000, artifacts=True),
+    (15, "logs"): Shape(1_250, 560, 40, 7, 3_500, 5_000, artifacts=True),
+    (9, "images"): Shape(4, 3, 4, 1, 2_000, 4_000, artifacts=True),
+    (6, "images"): Shape(4, 3, 4),
+}
 
 
 @dataclass(frozen=True)
@@ -34,27 +53,37 @@ class RunFile:
     content: bytes
 
 
-def make_tree(
-    root: Path, runs: int, *, layout: Layout = "project", files: int = 15, seed: int = 0, running: int = 0
+def make_tree(  # noqa: PLR0913 - a tree has that many sides
+    root: Path,
+    runs: int,
+    *,
+    layout: Layout = "project",
+    files: int = 15,
+    mix: Mix = "images",
+    seed: int = 0,
+    running: int = 0,
 ) -> list[Path]:
     """Make `runs` runs below `root` and return their directories, oldest first.
 
     The newest `running` runs are unfinished. `files` is 15 (six JSON files, events, logs, seven
-    incompressible images; 250 KB a run) or 6 (four JSON files, short events and logs; 2 KB a run). `layout`
+    incompressible images; 250 KB a run), 9 (the same with short events and logs and one small image; 6 KB a
+    run) or 6 (four JSON files, short events and logs; 2 KB a run). With 15 files, `mix` tells what the 250 KB
+    are: "images" (nine tenths random bytes) or "logs" (nine tenths lines, as of long runs). `layout`
     "project" is `<project>/<name>/runs/<id>`, "path" is `runs/<project>/<name>/<id>`. The same arguments give
     the same bytes and modification times.
 
     Raises ValueError for another number of files, FileExistsError if such a run is there already.
     """
-    if files not in (6, 15):
-        raise ValueError(f"a run has 6 or 15 files, not {files}")
+    shape = SHAPES.get((files, mix))
+    if shape is None:
+        raise ValueError(f"a run has 6, 9 or 15 files, not {files}, and 15 when they are mostly logs")
     chance = random.Random(seed)
     made = []
     for index in range(runs):
         created = float(FIRST_CREATED + index * SECONDS_APART)
         identity = _identity(index, created, chance)
         directory = run_directory(root, identity, layout)
-        _write_run(directory, run_files(identity, index < runs - running, files, chance), created + DURATION)
+        _write_run(directory, run_files(identity, index < runs - running, shape, chance), created + DURATION)
         made.append(directory)
     return made
 
@@ -82,22 +111,21 @@ def new_identity(project: str, name: str, run_id: str, created: float) -> dict[s
 
 
 def run_files(
-    identity: dict[str, Any], finished: bool, files: int, chance: random.Random
+    identity: dict[str, Any], finished: bool, shape: Shape, chance: random.Random
 ) -> Iterator[RunFile]:
     """The files of one run, in the order a training script writes them."""
     created = identity["created_at"]
     yield RunFile("meta.json", to_json(identity))
     yield RunFile("status.json", to_json(status(created, created + DURATION if finished else None)))
-    yield RunFile("environment.json", to_json(_environment(chance, 40 if files == 15 else 4)))
-    events, logs = (EVENT_LINES, LOG_LINES) if files == 15 else (4, 3)
-    yield RunFile("events.jsonl", b"".join(event_line(created + n, n, chance) for n in range(events)))
-    yield RunFile("logs.txt", b"".join(log_line(created + n, n, chance) for n in range(logs)))
+    yield RunFile("environment.json", to_json(_environment(chance, shape.packages)))
+    yield RunFile("events.jsonl", b"".join(event_line(created + n, n, chance) for n in range(shape.events)))
+    yield RunFile("logs.txt", b"".join(log_line(created + n, n, chance) for n in range(shape.logs)))
     yield RunFile("summary.json", to_json({"best_loss": chance.random(), "epochs": chance.randrange(1, 100)}))
-    if files == 15:
+    if shape.artifacts:
         yield RunFile("artifacts_created.json", to_json({"artifacts": [_artifact(identity, chance)]}))
         yield RunFile("artifacts_used.json", to_json({"artifacts": [_artifact(identity, chance)]}))
-        for number in range(MEDIA_FILES):
-            size = MEDIA_BYTES + chance.randrange(-4_000, 4_000)
+        for number in range(shape.images):
+            size = chance.randrange(shape.least, shape.most)
             yield RunFile(f"media/sample_{number:03d}.png", chance.randbytes(size))
 
 

@@ -21,7 +21,7 @@ def content(root: Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
-@pytest.mark.parametrize("files", [6, 15])
+@pytest.mark.parametrize("files", [6, 9, 15])
 def test_the_same_seed_gives_the_same_tree_with_so_many_files_per_run(tmp_path: Path, files: int) -> None:
     first = make_tree(tmp_path / "a", 20, files=files, seed=3)
     make_tree(tmp_path / "b", 20, files=files, seed=3)
