@@ -392,6 +392,31 @@ def test_interrupted_within_a_revision_removes_nothing(synced: Site, monkeypatch
     synced.assert_equal()
 
 
+def test_a_server_that_is_put_back_before_a_revision_that_was_half_read(
+    synced: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the half told of removals belongs to a state that does not exist any more."""
+    before = Server(synced)
+    with monkeypatch.context() as patch:
+        small_frames(patch)
+        shutil.move(synced.root / GONE, synced.root.parent / "away")
+        put(synced.root / RUN / "summary.json", '{"best": 2}')
+        synced.publish()
+    with monkeypatch.context() as patch:
+        short_reads(patch, 16)
+        with pytest.raises(ConnectError):
+            synced.sync(Cut(boundaries(synced)[-2] + 40), delete=True)
+    with state_of(synced) as state:
+        assert list(state.gone()) == []
+    before.put_back()
+    before.cut_epoch()
+    shutil.move(synced.root.parent / "away", synced.root / GONE)
+    put(synced.root / RUN / "summary.json", '{"best": 1}', OLD)
+    report = by_journal(synced.sync(delete=True))
+    assert (report.removed_count, report.gone_count) == (0, 0)
+    assert holds(synced)
+
+
 def test_interrupted_base_and_then_other_rungs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that a base has not named yet is marked; no lower rung may take that for the truth."""
     for folder in RUNS[1:]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
-from typing import NamedTuple, cast
+from typing import cast
 
 from runicorn.errors import DamagedError, NoJournalError, RequestError, UnsafeError
 from runicorn.journal.frames import FOLDER, Frame, FrameReader, Kind, Place, file_name
@@ -13,6 +13,7 @@ from runicorn.journal.head import HEAD_NAME, MAX_HEAD, Head, decode_head
 from runicorn.journal.sections import decode_begin, decode_seal
 from runicorn.manifest.rules import ARTEFACT_FOLDER
 from runicorn.remote_storage.ahead import Ahead
+from runicorn.remote_storage.poll import Poll, last_commit
 from runicorn.remote_storage.transport.base import (
     MAX_READ,
     Answer,
@@ -35,23 +36,6 @@ _MOST_EPOCHS = 64
 
 _WORTH_A_THREAD = 4 * 1024 * 1024
 _FRAMES_AHEAD = 8
-
-
-class Poll(NamedTuple):
-    """What one look at an open epoch gave.
-
-    Attributes:
-        size: bytes of the epoch now.
-        looked_at: when the generator last looked, whole seconds since the epoch (of Unix).
-        committed: the place behind the last commit, or the seal after it, that came along; the client's own
-            place when none did.
-        is_all: whether all came along that is behind the client's place.
-    """
-
-    size: int
-    looked_at: int
-    committed: Place
-    is_all: bool
 
 
 class JournalReader:
@@ -154,7 +138,7 @@ class JournalReader:
         self._early = (place, early)
         size = max(status.size, place.offset + len(early))
         is_all = place.offset + len(early) == size
-        return Poll(size, status.mtime or 0, _last_commit(place, early), is_all)
+        return Poll(size, status.mtime or 0, last_commit(place, early), is_all)
 
     def is_sealed_at(self, place: Place) -> bool:
         """Whether the last look found a seal directly behind a place."""
@@ -382,20 +366,6 @@ def _ignore(_count: int) -> None:
 def _require_begin(frame: Frame, epoch: str, lineage: str | None) -> None:
     if decode_begin(frame) != (epoch, lineage):
         raise DamagedError("an epoch of the journal is of another history than its HEAD")
-
-
-def _last_commit(place: Place, data: bytes) -> Place:
-    """The place behind the last commit or seal in the bytes behind a place; only HEAD could tell of what
-    follows whether it is damaged, or what a killed generator left."""
-    reader, end = FrameReader(place), place
-    reader.feed(data)
-    try:
-        for frame in reader.frames():
-            if frame.kind in (Kind.COMMIT, Kind.SEAL):
-                end = frame.end
-    except (DamagedError, UnsafeError):
-        pass
-    return end
 
 
 def _unreadable(refusal: RequestError) -> DamagedError:

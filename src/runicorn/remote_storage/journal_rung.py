@@ -13,9 +13,10 @@ from runicorn.manifest.model import Header
 from runicorn.remote_storage import rung
 from runicorn.remote_storage.context import SyncContext
 from runicorn.remote_storage.diff import Note, SyncPlan, Transfer, decide
-from runicorn.remote_storage.journal_reader import JournalReader, Poll
+from runicorn.remote_storage.journal_reader import JournalReader
 from runicorn.remote_storage.known import Cursor, Listed
 from runicorn.remote_storage.options import JOURNAL
+from runicorn.remote_storage.poll import Poll
 from runicorn.remote_storage.removal import Evidence, find_marked, settle_gone
 from runicorn.remote_storage.replay import Replay
 from runicorn.remote_storage.report import BytesReceived, ListingRead, TransferStarted

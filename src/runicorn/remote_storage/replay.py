@@ -67,6 +67,7 @@ class Replay:
         self._is_committed = cursor.identity is not None
         self._priority = 0
         self._has_lost = False
+        self._removed: dict[tuple[str, str], None] = {}
         self._wanted_before = not self._state.wants_nothing()
         self._installer = Installer(context.mirror, context.observe, context.report, _want_again)
         self.header: Header | None = None
@@ -137,8 +138,14 @@ class Replay:
             raise DamagedError("a commit of the journal is of another history")
         if self._identity is not None and header.identity.revision <= self._identity.revision:
             raise DamagedError("a commit of the journal is not newer than the one before it")
+        if any(self._installer.holds(f"{folder}/{inner}") for folder, inner in self._removed):
+            self.flush()
         self.header, self.place, self._is_committed = header, end, True
         self._identity, self._generated_at = header.identity, header.generated_at
+        # Recorded with the state that they belong to, or not at all (law 4).
+        for folder, inner in self._removed:
+            self._installer.gone(folder, inner)
+        self._removed.clear()
 
     # -- sections --------------------------------------------------------------------------
 
@@ -149,11 +156,9 @@ class Replay:
             self._flush_first_use(changes[0].entry.priority)
             known = self._lookup(run, [each.entry for each in changes])
             for change in changes:
+                self._removed.pop((run.folder, change.entry.path[len(run.folder) + 1 :]), None)
                 self._take_change(run, change, known.get(change.entry.path))
-        for inner in section.removed:
-            if self._installer.holds(f"{run.folder}/{inner}"):
-                self.flush()
-            self._installer.gone(run.folder, inner)
+        self._removed.update(dict.fromkeys((run.folder, inner) for inner in section.removed))
 
     def _flush_first_use(self, priority: int) -> None:
         """In a base the files of first use come first: they are in place before the rest is worked on."""

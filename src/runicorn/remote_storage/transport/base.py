@@ -79,8 +79,9 @@ class Read:
     The transport asks again after a short read, so that an answer shorter than ``length`` means
     that the file ends there; exactly one byte less than asked for is accepted without asking again
     (a reader of ``size`` bytes asks for ``size + 1`` and so sees a file that has grown).
-    ``length`` is at most `MAX_READ`. With ``once`` a short answer may be given as it came, which saves
-    a round trip where the reader knows the size by other means.
+    ``length`` is at most `MAX_READ`. With ``once`` a short answer may be given as it came, also that of
+    a server that reads less at a time, which saves requests where the reader knows the size by other
+    means.
     """
 
     handle: Handle

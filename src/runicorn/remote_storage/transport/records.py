@@ -170,7 +170,7 @@ class Request:
 
 def read_requests(job: RunningJob, index: int, read: Read, handle: OpenHandle, most: int) -> list[Request]:
     """The READs of at most ``most`` bytes that an operation takes."""
-    count = -(-read.length // most)
+    count = 1 if read.once else -(-read.length // most)
     gather = Gather(count) if count > 1 else None
     requests = []
     for number in range(count):
