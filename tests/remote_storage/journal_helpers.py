@@ -49,6 +49,13 @@ def epoch_bytes(site: Site, epoch: str = "") -> bytes:
     return epoch_path(site, epoch).read_bytes()
 
 
+def forget_sealed_epochs(site: Site) -> None:
+    """What a generator does when their time is over."""
+    for path in folder(site).glob("*.journal"):
+        if path != epoch_path(site):
+            path.unlink()
+
+
 def change_head(site: Site, **fields: Any) -> None:
     """HEAD with other fields, and a checksum that fits."""
     document = json.loads(head_path(site).read_bytes().partition(b"\n")[0])
@@ -100,7 +107,11 @@ def put_cursor(site: Site, place: Place, identity: Identity | None) -> None:
     """Put the mirror's cursor to another place, as a mirror has it that was put back."""
     with state_of(site) as state:
         assert state.cursor is not None
-        state.move_cursor(dataclasses.replace(state.cursor, place=place, identity=identity, base=None))
+        began = identity is None
+        cursor = dataclasses.replace(
+            state.cursor, place=place, identity=identity, base=None, began_empty=began
+        )
+        state.move_cursor(cursor)
 
 
 def by_journal(report: SyncReport) -> SyncReport:

@@ -28,6 +28,7 @@ from tests.remote_storage.journal_helpers import (
     damage,
     epoch_path,
     folder,
+    forget_sealed_epochs,
     head,
     head_path,
     places,
@@ -101,6 +102,7 @@ def test_removed_files_and_news_on_both_sides_of_a_seal(synced: Site) -> None:
 def test_three_epochs_away_is_one_rung_down_once(synced: Site) -> None:
     for _ in range(3):
         goes_on(synced, compact=True)
+    forget_sealed_epochs(synced)
     by_manifest(synced.sync(), "epoch", "not there")
     back_on_the_journal(synced)
 

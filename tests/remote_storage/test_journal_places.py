@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from runicorn.errors import CancelledError, DiskFullError, UnsafeError
-from runicorn.remote_storage import SyncOptions, installing, synchronize
-from runicorn.remote_storage.report import BytesReceived, FileDone, ListingRead, TransferStarted
+from runicorn.errors import CancelledError, DiskFullError
+from runicorn.remote_storage import SyncOptions, synchronize
 from runicorn.remote_storage.transport import StatusCode
 from tests.remote_storage.helpers import (
     RUN,
@@ -279,53 +278,3 @@ def test_cancelled_before_anything(synced: Site) -> None:
         assert run_files(synced.mirror) == before
         by_journal(follower.sync())
         synced.assert_equal()
-
-
-# -- threads -----------------------------------------------------------------------------------------
-
-
-def test_refused_data_waits_for_what_is_being_put_in_place(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A batch may be on its way to disk in a thread: mirror and state must not be closed under it."""
-    for number in range(20):
-        make_run(site.root, f"vision/resnet/runs/n{number}")
-    site.publish()
-    monkeypatch.setattr(installing, "IN_BACKGROUND", 1)
-    threads: list[threading.Thread] = []
-    real = threading.Thread.start
-
-    def start(thread: threading.Thread) -> None:
-        if thread.name == "runicorn-install":
-            threads.append(thread)
-        real(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", start)
-    monkeypatch.setattr("runicorn.remote_storage.replay.Replay._commit", _unsafe)
-    monkeypatch.setattr(
-        "runicorn.remote_storage.installing.Installer.is_due", property(lambda self: len(self._batch) > 0)
-    )
-    with pytest.raises(UnsafeError):
-        site.sync()
-    assert threads
-    assert not any(thread.is_alive() for thread in threads)
-    monkeypatch.undo()
-    by_journal(site.sync())
-    site.assert_equal()
-
-
-def _unsafe(*_arguments: object) -> None:
-    raise UnsafeError("on purpose")
-
-
-def test_observers_hear_of_files_and_bytes(synced: Site) -> None:
-    a_large_file(synced)
-    heard: list[object] = []
-    with following(synced) as follower:
-        by_journal(follower.sync(heard.append))
-    kinds = [type(event) for event in heard]
-    assert kinds[:2] == [ListingRead, TransferStarted]
-    done = {event.path for event in heard if isinstance(event, FileDone)}
-    assert done == {EVENTS, BIG}
-    received = sum(event.count for event in heard if isinstance(event, BytesReceived))
-    assert received > 256 * 5000

@@ -15,6 +15,7 @@ from runicorn.remote_storage.knowledge import Knowledge
 from runicorn.remote_storage.known import Known, Listed
 from runicorn.remote_storage.mirror import Mirror
 from runicorn.remote_storage.opening import OpenMirror
+from runicorn.remote_storage.selection import Selection
 from runicorn.remote_storage.state import MirrorState
 from tests.remote_storage.helpers import RUN, a_run, an_entry, lines, put
 
@@ -50,7 +51,7 @@ def test_file_as_it_was_left_is_not_read(place: OpenMirror) -> None:
     put(place.tree.root / SUMMARY, "0123456789")
     recorded = record(place, SUMMARY, (b"marked on purpose, 32 bytes long",))
     assert of(place, an_entry(SUMMARY, 10)) == recorded
-    assert Knowledge(place).is_as_recorded(RUN)
+    assert Knowledge(place).is_as_recorded(RUN, Selection().wants_known)
 
 
 @pytest.mark.parametrize("change", ["edited", "touched", "replaced"])
@@ -68,7 +69,7 @@ def test_changed_file_is_read_again(place: OpenMirror, change: str) -> None:
     assert known is not None
     assert known.hashes == (hashlib.sha256(path.read_bytes()).digest(),)
     assert (known.listed, known.epoch) == (None, 0)
-    assert not Knowledge(place).is_as_recorded(RUN)
+    assert not Knowledge(place).is_as_recorded(RUN, Selection().wants_known)
 
 
 def test_file_of_another_size_is_not_worth_reading(place: OpenMirror) -> None:
@@ -81,7 +82,7 @@ def test_missing_file_is_not_known(place: OpenMirror) -> None:
     record(place, SUMMARY, (bytes(32),))
     (place.tree.root / SUMMARY).unlink()
     assert of(place, an_entry(SUMMARY, 10)) is None
-    assert not Knowledge(place).is_as_recorded(RUN)
+    assert not Knowledge(place).is_as_recorded(RUN, Selection().wants_known)
 
 
 def test_log_found_on_disk_is_hashed(place: OpenMirror) -> None:

@@ -138,7 +138,7 @@ class Hashing:
 
 def mtime_ns_of(entry: FileEntry) -> int:
     """The time of last change that an entry tells, nanoseconds since the epoch."""
-    return Listed.of(entry).time_ns
+    return entry.mtime_ns if entry.mtime_ns is not None else int(entry.mtime * 10**9)
 
 
 def fetch_listed(entry: FileEntry, remote: str, hashing: Hashing) -> Part[Content | None]:

@@ -1,13 +1,11 @@
 """Putting proven content in place: to disk, names, names to disk, then the record of it. In that order.
 
-What was proven waits here for the next flush, so that one barrier serves a batch of files. A large batch is
-put in place by a thread, while the next one is gathered; there is never more than one of them.
+What was proven waits here for the next flush, so that one barrier serves a batch of files.
 """
 
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +15,6 @@ from runicorn.manifest.digest import BlockHasher
 from runicorn.manifest.model import FileEntry, Run
 from runicorn.remote_storage.disk_errors import mirror_error
 from runicorn.remote_storage.durability import Barrier
-from runicorn.remote_storage.folders import Folders
 from runicorn.remote_storage.known import Cursor, Known
 from runicorn.remote_storage.opening import OpenMirror
 from runicorn.remote_storage.report import FileDone, Observer, SyncReport
@@ -25,8 +22,6 @@ from runicorn.remote_storage.staging import StagedFile
 
 BATCH_BYTES = 64 * 1024 * 1024
 BATCH_SECONDS = 1.0
-IN_BACKGROUND = 256
-"""Files from which a batch is worth a thread."""
 
 
 @dataclass(slots=True)
@@ -67,8 +62,6 @@ class _Batch:
     wanted: dict[str, tuple[Run, FileEntry]] = field(default_factory=dict)
     size: int = 0
     cursor: Cursor | None = None
-    done: list[Ready] = field(default_factory=list)
-    error: BaseException | None = None
 
     def __len__(self) -> int:
         return len(self.ready) + len(self.notes) + len(self.gone) + len(self.wanted)
@@ -87,7 +80,6 @@ class Installer:
         observe: is told of every file that is in place.
         report: counts are added to it.
         failed: is told of content that could not take its name, and why; says whether it is wanted again.
-            It may be called by another thread.
     """
 
     def __init__(
@@ -103,19 +95,13 @@ class Installer:
         self._failed = failed
         self._barrier = Barrier(self._mirror.fd)
         self._batch = _Batch()
-        self._under_way = _Batch()
-        self._thread: threading.Thread | None = None
         self._last_flush = time.monotonic()
 
     # -- gathering -------------------------------------------------------------------------
 
     def ready(self, path: str) -> Ready | None:
-        """What waits for a path, or is being put in place."""
-        return self._batch.ready.get(path) or self._under_way.ready.get(path)
-
-    def holds(self, path: str) -> bool:
-        """Whether something for a path waits for the next flush."""
-        return path in self._batch.ready
+        """What waits for a path."""
+        return self._batch.ready.get(path)
 
     def add(self, ready: Ready, size: int) -> None:
         """Take proven content of so many bytes; it takes the place of older content of the same path."""
@@ -139,7 +125,7 @@ class Installer:
 
     def is_gone(self, folder: str, inner: str) -> bool:
         """Whether it is about to be recorded that a file is not listed any more."""
-        return (folder, inner) in self._batch.gone or (folder, inner) in self._under_way.gone
+        return (folder, inner) in self._batch.gone
 
     def want(self, run: Run, entry: FileEntry) -> None:
         """Record with the next flush that a file has to be fetched."""
@@ -154,95 +140,56 @@ class Installer:
 
     # -- putting in place ------------------------------------------------------------------
 
-    def flush(self, cursor: Cursor | None = None, *, wait: bool = True) -> None:
+    def flush(self, cursor: Cursor | None = None) -> None:
         """Put in place and record what waits.
 
         Args:
             cursor: where the mirror is after that; recorded with the rest.
-            wait: whether it is done on return. What goes wrong otherwise is raised by the next flush.
 
         Raises:
             MirrorError: it cannot be written. What is staged is discarded.
         """
-        try:
-            self._wait()
-        except BaseException:
-            self.discard()
-            raise
         batch, self._batch = self._batch, _Batch()
         batch.cursor = cursor
         self._last_flush = time.monotonic()
-        if wait or len(batch.ready) < IN_BACKGROUND:
-            self._put_in_place(batch)
-            self._tell(batch)
-            return
-        self._under_way = batch
-        self._thread = threading.Thread(target=self._run, args=(batch,), name="runicorn-install", daemon=True)
-        self._thread.start()
+        self._put_in_place(batch)
 
     def discard(self) -> None:
-        """Give up what waits; it was never recorded. What is being put in place comes to its end."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-            self._tell(self._under_way)
-            self._under_way = _Batch()
+        """Give up what waits; it was never recorded."""
         self._batch.discard()
         self._batch = _Batch()
 
-    def _wait(self) -> None:
-        """Wait for the batch that is under way."""
-        if self._thread is None:
-            return
-        self._thread.join()
-        self._thread = None
-        batch, self._under_way = self._under_way, _Batch()
-        self._tell(batch)
-        if batch.error is not None:
-            raise batch.error
-
-    def _run(self, batch: _Batch) -> None:
-        try:
-            self._put_in_place(batch)
-        except BaseException as error:  # noqa: BLE001 - the next flush raises it
-            batch.error = error
-
     def _put_in_place(self, batch: _Batch) -> None:
-        # The mirror's own folders belong to the thread that gathers.
-        folders = self._mirror.new_folders()
         left = iter(batch.ready.values())
         done: list[Ready] = []
         try:
             if batch.ready:
-                openers = [functools.partial(self._open, each, folders) for each in batch.ready.values()]
-                self._barrier.contents(openers)
+                self._barrier.contents([functools.partial(self._open, each) for each in batch.ready.values()])
             for each in left:
-                error = self._install(each, folders)
+                error = self._install(each)
                 if error is None:
                     done.append(each)
                 elif self._failed(each, error):
                     batch.wanted[each.path] = (each.run, each.entry)
             parents = {each.path.rpartition("/")[0] for each in done}
             if parents:
-                self._barrier.names([functools.partial(folders.fd, each) for each in parents], len(done))
+                openers = [functools.partial(self._mirror.folder_fd, each) for each in parents]
+                self._barrier.names(openers, len(done))
         except OSError as error:
             raise mirror_error(error) from error
         finally:
-            folders.forget_all()
             for each in left:
                 if each.staged is not None:
                     each.staged.discard()
         self._record(batch, done)
 
-    def _open(self, ready: Ready, folders: Folders) -> int:
-        if ready.staged is not None:
-            return ready.staged.open()
-        return self._mirror.open_file(ready.path, folders=folders)
+    def _open(self, ready: Ready) -> int:
+        return self._mirror.open_file(ready.path) if ready.staged is None else ready.staged.open()
 
-    def _install(self, ready: Ready, folders: Folders) -> MirrorError | None:
+    def _install(self, ready: Ready) -> MirrorError | None:
         try:
             if ready.staged is not None:
-                self._mirror.install(ready.staged, ready.path, folders)
+                self._mirror.install(ready.staged, ready.path)
         except DiskFullError:
             raise
         except MirrorError as error:
@@ -256,10 +203,7 @@ class Installer:
             wanted = batch.wanted.values()
             taken = [(each.run, each.entry, each.taken) for each in done if each.taken]
             self._state.record(rows, gone=batch.gone, wanted=wanted, taken=taken, cursor=batch.cursor)
-        batch.done = done
-
-    def _tell(self, batch: _Batch) -> None:
-        for each in batch.done:
+        for each in done:
             self._report.files_synced += 1
             if each.staged is None:
                 self._report.incremental_count += 1

@@ -12,7 +12,6 @@ from runicorn.journal.frames import FOLDER, Frame, FrameReader, Kind, Place, fil
 from runicorn.journal.head import HEAD_NAME, MAX_HEAD, Head, decode_head
 from runicorn.journal.sections import decode_begin, decode_seal
 from runicorn.manifest.rules import ARTEFACT_FOLDER
-from runicorn.remote_storage.ahead import Ahead
 from runicorn.remote_storage.poll import Poll, last_commit
 from runicorn.remote_storage.transport.base import (
     MAX_READ,
@@ -34,9 +33,6 @@ _NO_SUCH_FILE = 2
 _MOST_EPOCHS = 64
 """Seals that are followed at most: each names an epoch that was written later."""
 
-_WORTH_A_THREAD = 4 * 1024 * 1024
-_FRAMES_AHEAD = 8
-
 
 class JournalReader:
     """Reads the journal of one root; keeps the epoch's file open, so that a poll is one
@@ -48,6 +44,7 @@ class JournalReader:
 
     Attributes:
         head: what HEAD told last; None before the first look.
+        told: runs and problems of the server, as HEAD or a commit told last.
     """
 
     def __init__(self, transport: Transport, remote_root: str) -> None:
@@ -58,6 +55,7 @@ class JournalReader:
         self._left: list[Handle] = []
         self._early = (Place("", 0, b""), b"")
         self.head: Head | None = None
+        self.told = (0, 0)
 
     def _path(self, epoch: str) -> str:
         return f"{self._folder}/{file_name(epoch)}"
@@ -254,7 +252,7 @@ class JournalReader:
     ) -> Generator[Frame, None, None]:
         """The frames of one epoch; with a HEAD those up to its end, and all of them have to be there."""
         end = head.end if head is not None else None
-        skips = head is not None and not media and place.offset < head.media.begin < head.media.end.offset
+        skips = head is not None and not media and place.offset <= head.media.begin < head.media.end.offset
         if head is not None and skips:
             yield from self._range(place, head.media.begin, cancel, received, whole=True)
             place = head.media.end
@@ -272,9 +270,8 @@ class JournalReader:
     ) -> Generator[Frame, None, None]:
         if place.offset > end:
             raise DamagedError(f"the journal has {end} bytes, and the client has read {place.offset}")
-        decoded = self._decoded if end - place.offset < _WORTH_A_THREAD else self._decoded_ahead
         last = place
-        with closing(decoded(place, end, cancel)) as frames:
+        with closing(self._decoded(place, end, cancel)) as frames:
             for frame in frames:
                 received(frame.end.offset - last.offset)
                 last = frame.end
@@ -288,11 +285,6 @@ class JournalReader:
             for chunk in chunks:
                 reader.feed(chunk)
                 yield from reader.frames()
-
-    def _decoded_ahead(self, place: Place, end: int, cancel: threading.Event) -> Generator[Frame, None, None]:
-        """The same, expanded and proven by a thread while frames are applied."""
-        with Ahead(lambda stop: self._decoded(place, end, stop), _FRAMES_AHEAD, cancel) as frames:
-            yield from frames
 
     def _chunks(self, place: Place, end: int, cancel: threading.Event) -> Generator[bytes, None, None]:
         early_place, early = self._early

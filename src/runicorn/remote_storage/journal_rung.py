@@ -17,7 +17,7 @@ from runicorn.remote_storage.journal_reader import JournalReader
 from runicorn.remote_storage.known import Cursor, Listed
 from runicorn.remote_storage.options import JOURNAL
 from runicorn.remote_storage.poll import Poll
-from runicorn.remote_storage.removal import Evidence, find_marked, settle_gone
+from runicorn.remote_storage.removal import Evidence, settle_marked
 from runicorn.remote_storage.replay import Replay
 from runicorn.remote_storage.report import BytesReceived, ListingRead, TransferStarted
 from runicorn.remote_storage.state import ANY
@@ -37,6 +37,9 @@ class JournalRung:
         context: the sync.
         reader: reads the journal.
         is_intact: whether other programs left the mirror alone, as far as that was looked at.
+
+    Attributes:
+        held: how many files the mirror held before this sync, when they have been counted.
     """
 
     def __init__(self, context: SyncContext, reader: JournalReader, *, is_intact: bool) -> None:
@@ -48,6 +51,10 @@ class JournalRung:
         self._is_intact = is_intact
         self._evidence: Evidence | None = None
         self._is_news = False
+        self._came_along = False
+        self.held: int | None = None
+        cursor = self._state.cursor
+        self._last = cursor.identity if cursor is not None else None
 
     def run(self, *, listing_read: bool = False) -> SyncPlan | None:
         """All steps; gives what was removed, or None when there was nothing new.
@@ -109,7 +116,7 @@ class JournalRung:
         if is_new and self._options.selection.is_everything:
             self._context.require_space(head.total_bytes)
         place = beginning(head.epoch)
-        cursor = Cursor(None, self._options.selection.key, head.generated_at, place=place)
+        cursor = Cursor(None, self._options.selection.key, head.generated_at, place=place, began_empty=is_new)
         self._state.enter_lineage(head.identity.lineage, self._options.source)
         self._state.begin_base(cursor)
         return self._go_on(head, cursor, place, is_new=is_new)
@@ -129,11 +136,10 @@ class JournalRung:
     def _go_on(self, head: Head, cursor: Cursor, place: Place, *, is_new: bool = False) -> SyncPlan | None:
         if self._is_ahead(head, cursor, place):
             self._announce(0)
-            return self._conclude(cursor, self._count_held())
+            return self._conclude(cursor)
         self._take_head(head)
         if place == head.end and cursor.identity != head.identity:
             raise DamagedError("the journal's HEAD gives this place another state than the mirror has")
-        held = self._count_held()
         if place != head.end:
             files = head.total_files if is_new and self._options.selection.is_everything else 0
             self._announce(rung.base_bytes(head, place, self._options.selection), files)
@@ -148,21 +154,22 @@ class JournalRung:
             self._apply(replay, frames)
             if replay.identity != head.identity or replay.place != head.end:
                 raise DamagedError("the journal ends at another state than its HEAD tells")
-            if cursor.identity is None and not self._insists:
-                held = self._count_held()  # all that it holds came with this base
+            self._came_along = cursor.began_empty
             cursor = replay.cursor()
-        return self._conclude(replace(cursor, generated_at=head.generated_at), held)
+        return self._conclude(replace(cursor, generated_at=head.generated_at))
 
     def _replay(self, cursor: Cursor, lineage: str | None, *, is_new: bool = False) -> Replay:
+        if self._options.delete:
+            self.count_held()  # before anything is applied
         return Replay(self._context, self._state.lineage[1], cursor, lineage, is_new=is_new)
 
     def _go_on_polled(self, cursor: Cursor, place: Place, poll: Poll) -> SyncPlan | None:
         """Go on in an epoch that is open, without HEAD."""
         looked_at = max(float(poll.looked_at), cursor.generated_at or 0.0)
-        held = self._count_held()
         if poll.size == place.offset:
             self._announce(0)
-            return self._conclude(replace(cursor, generated_at=looked_at), held)
+            self._context.report.total_experiments, self._context.report.problem_count = self._reader.told
+            return self._conclude(replace(cursor, generated_at=looked_at))
         if poll.committed == place or not poll.is_all:
             # What nobody has committed must not be applied. Or the path leads to another file by now.
             self._reader.forget()
@@ -174,7 +181,7 @@ class JournalRung:
         cursor = replay.cursor()
         if replay.place.epoch == place.epoch:
             looked_at = max(looked_at, cursor.generated_at or 0.0)
-            return self._conclude(replace(cursor, generated_at=looked_at), held)
+            return self._conclude(replace(cursor, generated_at=looked_at))
         self._state.move_cursor(cursor)
         return self._go_on_from(cursor, replay.place)
 
@@ -201,16 +208,21 @@ class JournalRung:
         self._context.observe(ListingRead(JOURNAL, ""))
         self._context.observe(TransferStarted(files, total_bytes))
 
-    def _count_held(self) -> int:
-        return self._state.count() if self._options.delete else 0
+    def count_held(self) -> int:
+        """How many files the mirror held before this sync; counted when it is asked for the first time."""
+        if self.held is None:
+            self.held = self._state.count()
+        return self.held
 
     # -- what the server says of itself ------------------------------------------------------
 
     def _take_head(self, head: Head) -> None:
         report = self._context.report
-        report.total_experiments = head.total_experiments
+        self._reader.told = report.total_experiments, report.problem_count = (
+            head.total_experiments,
+            head.problem_count,
+        )
         report.total_files, report.total_bytes = head.total_files, head.total_bytes
-        report.problem_count = head.problem_count
         if self._evidence is not None and self._evidence.identity == head.identity:
             return  # the commit of the same state tells more
         self._evidence = Evidence(
@@ -223,15 +235,17 @@ class JournalRung:
 
     def _take_commit(self, header: Header) -> None:
         report = self._context.report
-        report.total_experiments = header.total_experiments
+        self._reader.told = report.total_experiments, report.problem_count = (
+            header.total_experiments,
+            header.problem_count,
+        )
         report.total_files, report.total_bytes = header.total_files, header.total_bytes
-        report.problem_count = header.problem_count
         self._evidence = Evidence.of_commit(header)
         self._is_news = True
 
     # -- the end -------------------------------------------------------------------------------
 
-    def _conclude(self, cursor: Cursor, held: int) -> SyncPlan | None:
+    def _conclude(self, cursor: Cursor) -> SyncPlan | None:
         report, state, is_news = self._context.report, self._state, self._is_news
         report.generated_at = cursor.generated_at
         if cursor.identity is not None:
@@ -244,8 +258,8 @@ class JournalRung:
         plan = SyncPlan()
         keeps_gone = cursor.keeps_gone
         if self._evidence is not None and (is_news or self._options.delete):
-            gone = find_marked(state, self._options.selection)
-            plan.gone = settle_gone(self._context, self._evidence, gone, state.lineage[1], held)
+            came_along = self._came_along
+            settle_marked(self._context, self._evidence, self._last, self.count_held, came_along=came_along)
             keeps_gone = report.gone_count > 0
         if is_news and not self._options.selection.is_everything:
             report.total_files, report.total_bytes = state.totals()
@@ -253,6 +267,7 @@ class JournalRung:
         if is_news or wants or report.removed_count:
             return plan
         report.skipped, report.reason = True, "no changes"
+        report.total_files = report.total_bytes = 0
         return None
 
     def _fetch_wanted(self, epoch: int, snapshot: str) -> None:

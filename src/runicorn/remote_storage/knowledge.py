@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher, block_digest
 from runicorn.manifest.model import FileEntry, Run
@@ -72,11 +72,18 @@ class Knowledge:
                     known[inner] = self._compare_prefix(entry, row)
         return known
 
-    def is_as_recorded(self, folder: str) -> bool:
-        """Whether every file of a run that was synced is on disk as it was left."""
+    def is_as_recorded(self, folder: str, selects: Callable[[str, str], bool]) -> bool:
+        """Whether every file of a run that was synced is on disk as it was left.
+
+        Args:
+            folder: the run folder.
+            selects: whether a file matters, by run folder and path within it.
+        """
         recorded = self._state.local_files(folder)
         found = self._mirror.list_run(folder)
-        return all(found.get(inner) == local for inner, local in recorded.items())
+        return all(
+            found.get(inner) == local or not selects(folder, inner) for inner, local in recorded.items()
+        )
 
     def _examine(self, entry: FileEntry, local: LocalFile) -> Known | None:
         if entry.is_log:

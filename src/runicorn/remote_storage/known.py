@@ -100,6 +100,7 @@ class Cursor:
         keeps_gone: whether the mirror still holds files that the server removed.
         place: where the journal has the same state; None when that is not known. With a place and
             without an identity the base of the journal has been read up to there.
+        began_empty: whether the mirror was empty before that base.
     """
 
     identity: Identity | None
@@ -108,3 +109,4 @@ class Cursor:
     base: Identity | None = None
     keeps_gone: bool = False
     place: Place | None = None
+    began_empty: bool = False

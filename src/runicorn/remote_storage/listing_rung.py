@@ -40,6 +40,9 @@ class ListingRung:
     Args:
         context: the sync.
         is_intact: whether other programs left the mirror alone, as far as that was looked at.
+
+    Attributes:
+        held: how many files the mirror held before this sync, when the rung above has counted them.
     """
 
     def __init__(self, context: SyncContext, *, is_intact: bool) -> None:
@@ -49,6 +52,7 @@ class ListingRung:
         self._is_intact = is_intact
         self._tried: set[str] = set()
         self._refused: set[str] = set()
+        self.held: int | None = None
         self._snapshot = ""
         self._unlisted: list[Gone] = []
         self.report = context.report
@@ -115,7 +119,7 @@ class ListingRung:
             return None
         self._snapshot = listing.identity.snapshot_id if listing.identity is not None else ""
         epoch = self._epoch(listing)
-        held = self._state.count()
+        held = self.held if self.held is not None else self._state.count()
         plan = SyncPlan()
         self._refuse_collisions(listing)
         if report.method == WALK:

@@ -53,6 +53,7 @@ class Mirror:
     def __init__(self, root: Path, *, read_only: bool = False) -> None:
         self.root = root
         self._staging_fd = -1
+        self._stem, self._staged = secrets.token_hex(8), 0
         try:
             root.mkdir(parents=True, exist_ok=True)
             self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -61,7 +62,7 @@ class Mirror:
         except OSError as error:
             raise MirrorError(f"cannot use the mirror {root}: {error.strerror}") from error
         self._folds: bool | None = None
-        self._folders = self.new_folders()
+        self._folders = Folders(self.fd, self.folds)
         if read_only:
             return
         try:
@@ -89,10 +90,6 @@ class Mirror:
             self.fd = -1
 
     # -- folders ---------------------------------------------------------------------------
-
-    def new_folders(self) -> Folders:
-        """Folders of the mirror for another thread; it closes them."""
-        return Folders(self.fd, self.folds)
 
     def folds(self) -> bool:
         """As `takes_names_for_the_same`, found out once."""
@@ -157,17 +154,15 @@ class Mirror:
 
     # -- reading ---------------------------------------------------------------------------
 
-    def open_file(self, path: str, flags: int = os.O_RDONLY, folders: Folders | None = None) -> int:
-        """A file of the mirror, opened through its folder; no link is followed. Another thread than the
-        one that works with the mirror brings its own ``folders``.
+    def open_file(self, path: str, flags: int = os.O_RDONLY) -> int:
+        """A file of the mirror, opened through its folder; no link is followed.
 
         Raises:
             OSError: it does not exist or is not a regular file.
         """
         folder, _, name = path.rpartition("/")
-        folders = folders or self._folders
-        folder_fd = folders.fd(folder)
-        folders.require_own(folder, name)
+        folder_fd = self._folders.fd(folder)
+        self._folders.require_own(folder, name)
         fd = os.open(name, flags | FILE_FLAGS, dir_fd=folder_fd)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
@@ -227,12 +222,16 @@ class Mirror:
                 file that is not worth it.
         """
         if key is None:
-            name, flags = secrets.token_hex(12), os.O_EXCL
+            name, flags = self._new_name(), os.O_EXCL
         else:
             name, flags = key + PARTIAL_SUFFIX, 0
         fd = os.open(name, os.O_RDWR | os.O_CREAT | flags | FILE_FLAGS, 0o666, dir_fd=self._staging_fd)
         os.close(fd)
         return StagedFile(self._staging_fd, name)
+
+    def _new_name(self) -> str:
+        self._staged += 1
+        return f"{self._stem}-{self._staged}"
 
     def stage_whole(
         self, data: memoryview, mtime_ns: int, name: str | None = None
@@ -244,7 +243,7 @@ class Mirror:
             mtime_ns: its time of last change, nanoseconds since the epoch.
             name: of the staged file; by default one of its own.
         """
-        name = name or secrets.token_hex(12)
+        name = name or self._new_name()
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | FILE_FLAGS, 0o666, dir_fd=self._staging_fd)
         staged = StagedFile(self._staging_fd, name)
         try:
@@ -299,31 +298,29 @@ class Mirror:
         if not stat.S_ISREG(mode):
             raise MirrorError(f"{rules.escape(path)} in the mirror is a link or no file", path=path)
 
-    def install(self, staged: StagedFile, path: str, folders: Folders | None = None) -> None:
-        """Give a staged file its name in the mirror. Another thread than the one that works with the
-        mirror brings its own ``folders``.
+    def install(self, staged: StagedFile, path: str) -> None:
+        """Give a staged file its name in the mirror.
 
         Raises:
             MirrorError: something is in the way.
         """
         folder, _, name = path.rpartition("/")
         try:
-            folders = folders or self._folders
             try:
-                self._rename(staged, folder, name, folders)
+                self._rename(staged, folder, name)
             except FileNotFoundError:
                 # A folder that was held open has been removed meanwhile.
-                folders.forget_all()
-                self._rename(staged, folder, name, folders)
+                self._folders.forget_all()
+                self._rename(staged, folder, name)
         except OSError as error:
             staged.discard()
             raise mirror_error(error, path) from error
 
-    def _rename(self, staged: StagedFile, folder: str, name: str, folders: Folders) -> None:
-        fd = folders.fd(folder, create=True)
-        folders.require_own(folder, name)
+    def _rename(self, staged: StagedFile, folder: str, name: str) -> None:
+        fd = self._folders.fd(folder, create=True)
+        self._folders.require_own(folder, name)
         os.rename(staged.name, name, src_dir_fd=self._staging_fd, dst_dir_fd=fd)
-        folders.made(folder, name)
+        self._folders.made(folder, name)
 
     def append(self, path: str, expected: LocalFile, data: Iterator[bytes]) -> int:
         """Let a log grow in place, on the same inode.

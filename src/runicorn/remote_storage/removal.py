@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from runicorn.errors import MirrorError
@@ -15,6 +16,9 @@ from runicorn.remote_storage.published import Listing, parents
 from runicorn.remote_storage.report import Failure, SyncReport
 from runicorn.remote_storage.selection import Selection
 from runicorn.remote_storage.state import MirrorState
+
+_INCOMPLETE = "the server could not list everything, see its problems"
+_AT_ONCE = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,33 +81,15 @@ def find_gone(state: MirrorState, listing: Listing, selection: Selection) -> lis
         start = len(folder) + 1
         inside = {entry.path[start:] for entry in run.files} if run else set()
         for inner, known in state.run_files(folder).items():
-            if inner not in inside and _is_selected(selection, folder, inner):
+            if inner not in inside and selection.wants_known(folder, inner):
                 gone.append(Gone(folder, inner, known))
     return gone
-
-
-def _is_selected(selection: Selection, folder: str, inner: str) -> bool:
-    names = rules.project_and_name(folder)
-    if names is None or not selection.wants_project(names[0]):
-        return False
-    if not selection.media and inner.startswith(rules.MEDIA_FOLDER + "/"):
-        return False
-    return selection.wants_path(f"{folder}/{inner}")
-
-
-def find_marked(state: MirrorState, selection: Selection) -> list[Gone]:
-    """The synced and selected files of which the journal has told that they are not listed any more."""
-    return [
-        Gone(folder, inner, known)
-        for folder, inner, known in state.gone()
-        if _is_selected(selection, folder, inner)
-    ]
 
 
 def settle_gone(
     context: SyncContext, evidence: Evidence, gone: list[Gone], epoch: int, held: int
 ) -> list[Gone]:
-    """Remove what the server does not list any more, or take note of why it is kept.
+    """Remove what a listing does not name, or take note of why it is kept.
 
     Args:
         context: the sync.
@@ -120,40 +106,103 @@ def settle_gone(
     """
     if not gone:
         return []
-    report, options, state = context.report, context.options, context.mirror.state
-    reason = "not asked to delete"
-    if options.delete:
-        reason = reason_to_keep(state, evidence, (len(gone), held), options)
+    cursor = context.mirror.state.cursor
+    last = cursor.identity if cursor is not None else None
+    reason = _reason_for_all(context, evidence, last, (len(gone), held))
     if reason:
-        report.gone_count, report.kept_reason = len(gone), reason
+        context.report.gone_count, context.report.kept_reason = len(gone), reason
         return gone
+    return _remove_sure(context, evidence, gone, epoch)
+
+
+def settle_marked(
+    context: SyncContext,
+    evidence: Evidence,
+    last: Identity | None,
+    held: Callable[[], int],
+    *,
+    came_along: bool,
+) -> None:
+    """The same for what the journal has told to be gone; its cost follows what is removed.
+
+    Args:
+        context: the sync.
+        evidence: by which it is judged.
+        last: the state of the mirror before this sync.
+        held: tells how many files the mirror held before this sync.
+        came_along: whether all of them came with a base that tells of files removed since: the mirror was
+            empty before, and they are no part of the state that it is brought to.
+
+    Raises:
+        MirrorError: the state cannot be written.
+    """
+    state, report, selection = context.mirror.state, context.report, context.options.selection
+    count = sum(len(page) for page in _pages(state, selection))
+    if not count:
+        return
+    if came_along:
+        reason = "" if evidence.complete else _INCOMPLETE
+    else:
+        reason = _reason_for_all(context, evidence, last, (count, held()))
+    if reason:
+        report.gone_count, report.kept_reason = count, reason
+        return
+    removed = report.removed_count
+    for page in _pages(state, selection):
+        _remove_sure(context, evidence, page, state.lineage[1])
+    if not context.options.delete:
+        report.removed_count = removed
+
+
+def _pages(state: MirrorState, selection: Selection) -> Iterator[list[Gone]]:
+    after = ("", "")
+    while rows := state.gone(_AT_ONCE, after):
+        after = rows[-1][:2]
+        yield [Gone(*row) for row in rows if selection.wants_known(*row[:2])]
+
+
+def _reason_for_all(
+    context: SyncContext, evidence: Evidence, last: Identity | None, counts: tuple[int, int]
+) -> str:
+    if not context.options.delete:
+        return "not asked to delete"
+    return reason_to_keep(context.mirror.state, evidence, last, counts, context.options)
+
+
+def _remove_sure(context: SyncContext, evidence: Evidence, gone: list[Gone], epoch: int) -> list[Gone]:
+    report, state = context.report, context.mirror.state
     sure = [each for each in gone if not evidence.has_problem_at(each.path)]
     if len(sure) < len(gone):
-        report.gone_count = len(gone) - len(sure)
+        report.gone_count += len(gone) - len(sure)
         report.kept_reason = "the server met a problem in their place"
-    if not options.dry_run:
+    if not context.options.dry_run:
         remove_gone(context.mirror.tree, state, sure, epoch, report)
     return sure
 
 
 def reason_to_keep(
-    state: MirrorState, listing: Evidence, counts: tuple[int, int], options: SyncOptions
+    state: MirrorState,
+    listing: Evidence,
+    last: Identity | None,
+    counts: tuple[int, int],
+    options: SyncOptions,
 ) -> str:
     """Why nothing may be removed on account of some evidence, or an empty string.
 
     Args:
         state: what is remembered of the mirror.
         listing: the evidence.
+        last: the state of the mirror before this sync.
         counts: how many files would go, and how many the mirror held before this sync.
         options: how the sync is done.
     """
     if not listing.total_experiments:
         return "the server lists no run at all; an empty or unmounted root is not taken for a deletion"
     if not listing.complete:
-        return "the server could not list everything, see its problems"
+        return _INCOMPLETE
     if listing.problem_count > len(listing.problem_paths):
         return "the server met more problems than it names"
-    doubt = _doubt_about_history(state, listing, bool(options.source))
+    doubt = _doubt_about_history(state, listing, last, same_source=bool(options.source))
     if doubt:
         return doubt
     gone, held = counts
@@ -162,14 +211,14 @@ def reason_to_keep(
     return ""
 
 
-def _doubt_about_history(state: MirrorState, listing: Evidence, same_source: bool) -> str:
-    cursor, (lineage, _) = state.cursor, state.lineage
-    identity = listing.identity
+def _doubt_about_history(
+    state: MirrorState, listing: Evidence, last: Identity | None, *, same_source: bool
+) -> str:
+    lineage, identity = state.lineage[0], listing.identity
     if identity is None:
         return "" if lineage is None and same_source else "a walk cannot tell whether it is the same root"
     if identity.lineage is None:
         return "the manifest does not tell its lineage"
-    last = cursor.identity if cursor is not None else None
     if last is None or last.lineage != identity.lineage:
         return "this mirror has no complete sync of this root yet; the next sync may delete"
     doubts = (

@@ -65,6 +65,7 @@ class Replay:
         self._lineage = lineage
         self._identity, self._generated_at = cursor.identity, cursor.generated_at
         self._is_committed = cursor.identity is not None
+        self._began_empty = cursor.began_empty
         self._priority = 0
         self._has_lost = False
         self._removed: dict[tuple[str, str], None] = {}
@@ -103,13 +104,10 @@ class Replay:
                 raise DamagedError("a seal of the journal is of another state than the commit before it")
             self.place = seal.place
         if self._installer.is_due:
-            self.flush(wait=False)
+            self.flush()
 
-    def flush(self, *, wait: bool = True) -> None:
+    def flush(self) -> None:
         """Put in place and record what was applied, and the place with it.
-
-        Args:
-            wait: whether it is done on return; otherwise the next call raises what went wrong.
 
         After a flush that failed there is no other: the place must not pass what was lost with it.
 
@@ -119,7 +117,7 @@ class Replay:
         if self._has_lost:
             return
         try:
-            self._installer.flush(self.cursor(), wait=wait)
+            self._installer.flush(self.cursor())
         except BaseException:
             self._has_lost = True
             raise
@@ -131,14 +129,15 @@ class Replay:
     def cursor(self) -> Cursor:
         """Where the mirror is."""
         key = self._context.options.selection.key
-        return Cursor(self._identity, key, self._generated_at, place=self.place)
+        began_empty = self._began_empty and self._identity is None
+        return Cursor(self._identity, key, self._generated_at, place=self.place, began_empty=began_empty)
 
     def _commit(self, header: Header, end: Place) -> None:
         if header.identity.lineage != self._lineage:
             raise DamagedError("a commit of the journal is of another history")
         if self._identity is not None and header.identity.revision <= self._identity.revision:
             raise DamagedError("a commit of the journal is not newer than the one before it")
-        if any(self._installer.holds(f"{folder}/{inner}") for folder, inner in self._removed):
+        if any(self._installer.ready(f"{folder}/{inner}") is not None for folder, inner in self._removed):
             self.flush()
         self.header, self.place, self._is_committed = header, end, True
         self._identity, self._generated_at = header.identity, header.generated_at
@@ -163,7 +162,7 @@ class Replay:
     def _flush_first_use(self, priority: int) -> None:
         """In a base the files of first use come first: they are in place before the rest is worked on."""
         if self._priority == _FIRST_USE < priority and self._identity is None:
-            self.flush(wait=False)
+            self.flush()
         self._priority = priority
 
     def _lookup(self, run: Run, entries: list[FileEntry]) -> dict[str, Known]:
@@ -202,6 +201,7 @@ class Replay:
         except MirrorError:
             applied = False
         if not applied:
+            self._wanted_before = True
             self._installer.want(run, entry)
 
     def _note(self, run: Run, entry: FileEntry, known: Known, *, is_new: bool) -> None:

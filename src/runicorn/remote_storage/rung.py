@@ -21,7 +21,9 @@ def takes_part(selection: Selection) -> bool:
 
 def base_bytes(head: Head, place: Place | None, selection: Selection) -> int:
     """Bytes of the journal from the beginning, or from a place in its base, to its end."""
-    start = place.offset if place is not None and place.epoch == head.epoch else 0
+    start = 0
+    if place is not None:
+        start = place.offset if place.epoch == head.epoch else head.base.offset
     size = head.end.offset - start
     if not selection.media and start < head.media.begin:
         size -= head.media.end.offset - head.media.begin

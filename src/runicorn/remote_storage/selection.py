@@ -81,6 +81,17 @@ class Selection:
             return False
         return self.wants_path(entry.path)
 
+    def wants_known(self, folder: str, inner: str) -> bool:
+        """Whether a file of the mirror is selected, by its run folder and its path within that."""
+        if self.is_everything:
+            return True
+        names = rules.project_and_name(folder)
+        if names is None or not self.wants_project(names[0]):
+            return False
+        if not self.media and inner.startswith(rules.MEDIA_FOLDER + "/"):
+            return False
+        return self.wants_path(f"{folder}/{inner}")
+
 
 def _patterns(lines: Sequence[str]) -> GitIgnoreSpec | None:
     if not lines:

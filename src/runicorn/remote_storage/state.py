@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
@@ -70,8 +69,6 @@ class MirrorState:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # A batch may be recorded by another thread than the one that asks what is known.
-        self._turn = threading.Lock()
         try:
             with sound():
                 self._database = open_database(self.path)
@@ -182,10 +179,10 @@ class MirrorState:
             return {row[0]: known_of(row[1:]) for row in rows}
 
     def local_files(self, folder: str) -> dict[str, LocalFile]:
-        """What the files of a run looked like when they were recorded, by their path within it."""
+        """What the listed files of a run looked like when they were recorded, by their path within it."""
         with sound():
             rows = self._database.execute(
-                "SELECT inner, size, mtime_ns, inode FROM files WHERE folder = ?", (folder,)
+                "SELECT inner, size, mtime_ns, inode FROM files WHERE folder = ? AND gone = 0", (folder,)
             )
             return {inner: LocalFile(size, mtime_ns, inode % 2**64) for inner, size, mtime_ns, inode in rows}
 
@@ -228,7 +225,7 @@ class MirrorState:
     def known(self, folder: str, inners: Sequence[str]) -> dict[str, Known]:
         """What is known of some files of a run, by their path within the run folder."""
         found: dict[str, Known] = {}
-        with self._turn, sound():
+        with sound():
             for start in range(0, len(inners), _AT_ONCE):
                 some = inners[start : start + _AT_ONCE]
                 marks = ",".join("?" * len(some))
@@ -274,7 +271,7 @@ class MirrorState:
             MirrorError: the database cannot be written.
         """
         try:
-            with self._turn, transaction(self._database):
+            with transaction(self._database):
                 self._mark_gone(list(gone))
                 self._put_rows(list(rows))
                 self._database.executemany("DELETE FROM files WHERE folder = ? AND inner = ?", removed)
@@ -320,14 +317,22 @@ class MirrorState:
         except sqlite3.Error as error:
             self._raise(error)
 
-    def gone(self) -> Iterator[tuple[str, str, Known]]:
-        """Run folder, path within it and what is known of the files that the server lists no more."""
+    def gone(self, most: int = -1, after: tuple[str, str] = ("", "")) -> list[tuple[str, str, Known]]:
+        """Run folder, path within it and what is known of files that the server lists no more, in order.
+
+        Args:
+            most: how many at most; all by default.
+            after: run folder and path of the last one of the call before.
+        """
         with sound():
-            query = f"SELECT folder, inner, {COLUMNS} FROM files WHERE gone = 1"  # noqa: S608 - constant text
-            for row in self._database.execute(query):
-                if rules.unsafe_path(f"{row[0]}/{row[1]}"):
-                    raise ValueError("a path that cannot be")
-                yield row[0], row[1], known_of(row[2:])
+            rows = self._database.execute(
+                f"SELECT folder, inner, {COLUMNS} FROM files"  # noqa: S608 - constant text
+                " WHERE gone = 1 AND (folder, inner) > (?, ?) ORDER BY folder, inner LIMIT ?",
+                (*after, most),
+            ).fetchall()
+            if any(rules.unsafe_path(f"{row[0]}/{row[1]}") for row in rows):
+                raise ValueError("a path that cannot be")
+            return [(row[0], row[1], known_of(row[2:])) for row in rows]
 
     def wants_nothing(self, snapshot: str = ANY) -> bool:
         """Whether no file has to be fetched.

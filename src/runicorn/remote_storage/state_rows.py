@@ -136,7 +136,9 @@ def cursor_of(raw: Any) -> Cursor:
     if raw["place"] is not None:
         epoch, offset, chain = raw["place"]
         place = Place(str(epoch), int(offset), bytes.fromhex(chain))
-    return Cursor(identity, raw["selection"], raw["generated_at"], base, raw["keeps_gone"], place)
+    return Cursor(
+        identity, raw["selection"], raw["generated_at"], base, raw["keeps_gone"], place, raw["began_empty"]
+    )
 
 
 def _triple(identity: Identity | None) -> tuple[str | None, int, str] | None:

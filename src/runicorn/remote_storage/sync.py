@@ -163,6 +163,7 @@ class _Ladder:
             except (NoJournalError, DamagedError) as error:
                 if self._journal.head is not None and _is_damage(error):
                     listing_rung.distrust()
+                listing_rung.held = journal_rung.held
                 self._leave(error)
         if listing is None:
             listing = listing_rung.learn()
@@ -177,7 +178,8 @@ class _Ladder:
         state, knowledge = self._context.mirror.state, self._context.knowledge
         most = FOLDERS_LOOKED_AT_POLLING if self._journal.is_open else FOLDERS_LOOKED_AT
         folders = state.next_folders(most)
-        intact = all(knowledge.is_as_recorded(folder) for folder in folders)
+        selects = self._context.options.selection.wants_known
+        intact = all(knowledge.is_as_recorded(folder, selects) for folder in folders)
         if intact and not self._context.options.dry_run:
             state.looked_at(folders)
         return intact
