@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,6 +35,7 @@ FIELDS: dict[str, Any] = {
     "statistics": {"total_experiments": 1, "total_files": 2, "total_bytes": 3},
     "complete": True,
     "problem_count": 4,
+    "written": 9000,
     "manifest": {
         "revision": 6,
         "snapshot_id": "other",
@@ -56,6 +58,7 @@ HEAD = Head(
     complete=True,
     problem_count=4,
     manifest=Published(Identity("lineage", 6, "other"), Place(TWO, 123, b"\x44" * 32), 99),
+    written=9000,
 )
 TEXT = checksummed(FIELDS)
 
@@ -103,6 +106,7 @@ HEADS = st.builds(
         complete=complete,
         problem_count=numbers[5],
         manifest=other and Published(Identity(labels[0], other.offset + 1, labels[2]), other, numbers[6]),
+        written=None if complete else numbers[0],
     ),
     NAMES,
     st.lists(NUMBER, min_size=4, max_size=4, unique=True).map(sorted),
@@ -119,6 +123,13 @@ HEADS = st.builds(
 @given(HEADS)
 def test_round_trip(head: Head) -> None:
     assert decode_head(encode_head(head)) == head
+
+
+def test_the_weight_may_be_absent() -> None:
+    assert decode_head(changed("", "written", ...)) == dataclasses.replace(HEAD, written=None)
+    for value in (-1, 1.5, "1", None, True):
+        with pytest.raises((DamagedError, UnsafeError)):
+            decode_head(changed("", "written", value))
 
 
 def test_each_bit_flipped_is_refused() -> None:
@@ -176,7 +187,7 @@ def test_a_first_line_that_is_no_object(line: bytes) -> None:
 ALL = [("", name) for name in FIELDS] + [
     (place, name) for place in ("media", "statistics", "manifest") for name in FIELDS[place]
 ]
-OPTIONAL = {"manifest", "complete", "problem_count"}
+OPTIONAL = {"written", "manifest", "complete", "problem_count"}
 
 
 @pytest.mark.parametrize(("place", "name"), [each for each in ALL if each[1] not in OPTIONAL])

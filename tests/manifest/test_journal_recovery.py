@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
+import random
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runicorn.journal.frames import FRAME_HEADER, Kind
+from runicorn.journal.codecs import Codec
+from runicorn.journal.frames import FRAME_HEADER, Kind, Place
 from runicorn.journal.head import Head, decode_head
 from runicorn.manifest import Manifest, read_manifest
 from runicorn.manifest.model import Identity
@@ -232,12 +236,6 @@ def without_epoch(past: Past) -> None:
     (past.out / past.file("b")).unlink()
 
 
-def epoch_is_a_link(past: Past) -> None:
-    path = past.out / past.file("b")
-    path.rename(past.out / "elsewhere")
-    path.symlink_to(past.out / "elsewhere")
-
-
 def without_scan_state(past: Past) -> None:
     (past.out / "scan_state.gz").unlink()
 
@@ -257,7 +255,6 @@ def without_journal(past: Past) -> None:
         flip_head,
         short_epoch,
         without_epoch,
-        epoch_is_a_link,
         without_scan_state,
         older_scan_state,
         without_journal,
@@ -340,7 +337,6 @@ def test_killed_after_each_of_several_seals(past: Past, monkeypatch: pytest.Monk
             patch.setattr("runicorn.manifest.journal_writer.JournalWriter._put_head", fail)
             with pytest.raises(KeyboardInterrupt):
                 generate(past.root, compact=True)
-        assert len(epochs(past.root)) <= 4
         if number == 3:
             reader = Replica()
             reader.sync(past.root)
@@ -348,4 +344,72 @@ def test_killed_after_each_of_several_seals(past: Past, monkeypatch: pytest.Monk
     assert manifest.revision == past.b.revision + 5
     reader.sync(past.root)
     reader.check(past.root)
-    assert len(epochs(past.root)) == 3
+    assert len(epochs(past.root)) == 6
+
+
+@pytest.mark.parametrize("version", ["zstd", "codec", "major"])
+@pytest.mark.parametrize("scan_state", [True, False])
+def test_what_another_python_has_committed_is_never_given_again(
+    past: Past, monkeypatch: pytest.MonkeyPatch, version: str, scan_state: bool
+) -> None:
+    for name in ("d", "e"):
+        append(past.root / RUN / "logs.txt", b"more\n")
+        last = past._generate(name)
+    past.back_to("b")
+    path = past.out / past.file("b")
+    place = head_of(past.saved / "b").end
+    frames, codec = b"", {"zstd": Codec.ZSTD, "codec": 9, "major": Codec.ZLIB}[version]
+    for kind in (Kind.FILES, Kind.COMMIT, Kind.FILES, Kind.COMMIT):
+        stored = random.Random(3).randbytes(300)
+        major = 2 if version == "major" else 1
+        fixed = struct.pack(">2sBcBBHII", b"RJ", major, b"\n", kind, codec, 0, 300, 600)
+        chain = hashlib.sha256(place.chain + fixed + stored).digest()
+        frames += fixed + chain + stored
+        place = Place(place.epoch, 0, chain)
+    append(path, frames)
+    if not scan_state:
+        (past.out / "scan_state.gz").unlink()
+    if version == "zstd":
+        monkeypatch.setattr("runicorn.journal.codecs._zstd", lambda: None)
+    removed: list[bytes] = []
+    real = os.unlink
+
+    def noting(name: Path, **options: int) -> None:
+        if Path(name) == path:
+            removed.append(path.read_bytes())
+        real(name, **options)
+
+    monkeypatch.setattr("os.unlink", noting)
+    manifest = generate(past.root)
+    assert removed[0].endswith(frames)
+    assert manifest.revision == past.b.revision + 3
+    assert manifest.lineage == last.lineage
+    assert past.epoch("b") not in epochs(past.root)
+    assert identity(generate(past.root)) == identity(manifest)
+
+
+def test_a_prepared_state_of_a_lost_journal_is_never_given_again(past: Past) -> None:
+    past.back_to("a")
+    past.bring("b", "scan_state.gz", to=NEXT)
+    without_journal(past)
+    assert go_on(past).revision == past.b.revision + 1
+
+
+def test_a_python_without_zstd_keeps_sealed_epochs(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = epochs(past.root)
+    monkeypatch.setattr("runicorn.journal.codecs._zstd", lambda: None)
+    generate(past.root)
+    assert epochs(past.root) == there
+
+
+def test_the_weight_is_found_again(past: Past) -> None:
+    expected = head_of(past.saved / "b").written
+    assert expected is not None
+    past.back_to("a")
+    past.bring("b", "scan_state.gz", past.file("b"))
+    go_on(past)
+    assert head(past.root).written == expected
+    past.back_to("b")
+    past.bring("c", past.file("c"), past.file("b"))
+    go_on(past)
+    assert head(past.root).written == head_of(past.saved / "c").written

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from runicorn.journal.frames import Kind
-from runicorn.manifest import ManifestGenerator
+from runicorn.cli import main
+from runicorn.errors import PublishError
+from runicorn.journal.frames import Kind, file_name
+from runicorn.manifest import ManifestGenerator, read_manifest
 from runicorn.manifest.rights import READ, SEARCH, Audience, audience_of
 from tests.manifest.helpers import (
     NOBODY,
@@ -325,7 +327,8 @@ def test_an_output_folder_elsewhere_counts_the_folders_above_the_root(folder: st
         os.umask(before)
 
 
-def test_what_the_generator_may_not_read_any_more_leaves_at_once() -> None:
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_what_the_generator_may_not_read_any_more_leaves_at_once(umask: int) -> None:
     before = os.umask(0o022)
     try:
         for narrow in ("vision", f"{PROJECT_RUN}/summary.json", PROJECT_RUN, f"{PROJECT_RUN}/media"):
@@ -335,6 +338,7 @@ def test_what_the_generator_may_not_read_any_more_leaves_at_once() -> None:
                 root.chmod(0o777)
                 make_run(root, summary="{}")
                 make_run(root, OTHER)
+                os.umask(umask)
                 with unprivileged():
                     generate(root)
                     first = epochs(root)
@@ -346,6 +350,72 @@ def test_what_the_generator_may_not_read_any_more_leaves_at_once() -> None:
                     second = epochs(root)
                     generate(root)
                     assert epochs(root) == second
+                os.umask(0o022)
+    finally:
+        os.umask(before)
+
+
+WIDE = acl((1, 7, NONE), (2, 7, NOBODY), (4, 5, NONE), (16, 7, NONE), (32, 5, NONE))
+
+
+def test_an_access_control_list_that_stays_lets_nothing_be_carried(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    generate(root)
+    first = epochs(root)
+    assert carried(root) == everything(root)
+    set_acl(journal(root), WIDE, "default")
+
+    def refused(path: Path, _name: str) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr("os.removexattr", refused)
+    generate(root)
+    assert not set(first) & set(epochs(root))
+    assert carried(root) == set()
+    assert "carries no content" in caplog.text
+    second = epochs(root)
+    append(root / PROJECT_RUN / "logs.txt", b"secret\n")
+    generate(root)
+    assert epochs(root) == second
+    assert carried(root) == set()
+    monkeypatch.undo()
+    generate(root)
+    assert not set(second) & set(epochs(root))
+    assert carried(root) == everything(root)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("named", ["journal", "journal/HEAD", "journal/epoch"])
+def test_what_another_user_made_once(named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = os.umask(0o022)
+    try:
+        with open_folder() as place:
+            root = place / "root"
+            root.mkdir()
+            root.chmod(0o777)
+            make_run(root)
+            with unprivileged():
+                first = generate(root)
+            path = root / ".runicorn" / named.replace("epoch", file_name(epochs(root)[0]))
+            os.chown(path, 0, 0)
+            path.chmod(0o755 if path.is_dir() else 0o600)
+            append(root / PROJECT_RUN / "logs.txt", b"more\n")
+            for kept in (True, False):
+                with unprivileged():
+                    if named == "journal":
+                        with pytest.raises(PublishError, match="cannot remove") as caught:
+                            generate(root, journal=kept)
+                        assert "remove the folder" in caught.value.hint
+                    else:
+                        assert generate(root, journal=kept).revision in (2, 3)
+            if named == "journal":
+                (path / "HEAD").unlink()
+                with unprivileged():
+                    assert main(["generate-manifest", "--root", str(root)]) == 3
+                    assert main(["generate-manifest", "--root", str(root), "--no-journal"]) == 0
+                assert "runicorn: no journal is kept" in capsys.readouterr().err
+            assert read_manifest(root / ".runicorn/full_manifest.json").lineage == first.lineage
     finally:
         os.umask(before)
 
@@ -389,5 +459,5 @@ def test_audiences(tmp_path: Path, audience: Audience, mode: int, group: int, ri
     ("mode", "expected"),
     [(0o600, (False, None)), (0o640, (False, 7)), (0o644, (True, None)), (0o604, (True, None))],
 )
-def test_the_audience_of_a_mode(mode: int, expected: tuple[bool, int | None]) -> None:
-    assert audience_of(Status(mode, 7)) == expected  # type: ignore[arg-type]
+def test_the_audience_of_a_mode(tmp_path: Path, mode: int, expected: tuple[bool, int | None]) -> None:
+    assert audience_of(Status(mode, 7), str(tmp_path))[:2] == expected  # type: ignore[arg-type]

@@ -36,7 +36,8 @@ Exit codes:
   0    done
   1    failed: root or output cannot be used, or another generator is busy
   2    wrong usage
-  3    done, but some files could not be listed (named on stderr and in the manifest)
+  3    done, but some files could not be listed (named on stderr and in the manifest), or no journal could be
+       kept (told on stderr)
   130  interrupted
 """
 
@@ -113,7 +114,9 @@ def run(options: GenerateOptions) -> int:
     click.echo(result_block(header, path))
     for line in problem_lines(header):
         click.echo(f"runicorn: {line}", err=True)
-    return 3 if header.problem_count else 0
+    if generator.journal_trouble:
+        click.echo(f"runicorn: {generator.journal_trouble}", err=True)
+    return 3 if header.problem_count or generator.journal_trouble else 0
 
 
 @click.command("generate-manifest", help=_HELP, short_help="Publish what a root of runs holds.")

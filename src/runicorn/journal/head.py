@@ -69,6 +69,7 @@ class Head:
         complete: whether no problem hides a file.
         problem_count: all problems.
         manifest: the full manifest and its place, when that is known.
+        written: weight of all files frames of the epoch (section Compaction); None when that is not known.
     """
 
     identity: Identity
@@ -83,6 +84,7 @@ class Head:
     complete: bool
     problem_count: int
     manifest: Published | None = None
+    written: int | None = None
 
     @property
     def epoch(self) -> str:
@@ -117,6 +119,8 @@ def encode_head(head: Head) -> bytes:
         "complete": head.complete,
         "problem_count": head.problem_count,
     }
+    if head.written is not None:
+        fields["written"] = head.written
     if head.manifest is not None:
         fields["manifest"] = {
             "revision": head.manifest.identity.revision,
@@ -183,6 +187,7 @@ def _head(raw: dict[str, Any]) -> Head:
         complete=raw.get("complete") is True,
         problem_count=checks.integer(raw.get("problem_count", 0), "problem_count"),
         manifest=_published(raw["manifest"], lineage) if "manifest" in raw else None,
+        written=checks.integer(raw["written"], "written") if "written" in raw else None,
     )
 
 

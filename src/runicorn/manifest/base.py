@@ -7,7 +7,8 @@ the state lists was changed since: it is only listed.
 
 from __future__ import annotations
 
-import json
+import hashlib
+import marshal
 import os
 import struct
 from collections import OrderedDict
@@ -27,15 +28,15 @@ from runicorn.manifest.rules import MEDIA_PRIORITY
 from runicorn.manifest.scan_memory import OldRun
 from runicorn.manifest.scan_read import (
     CARRY_LIMIT,
+    OPEN_FILE,
     OPEN_FOLDER,
     OPEN_ROOT,
     Trouble,
     Unsettled,
     feed,
-    opened,
-    read_state_file,
+    refuse_irregular,
 )
-from runicorn.manifest.scan_state import RunState
+from runicorn.manifest.scan_state import RunState, StateLost
 
 LOG_LIMIT = 2 * CARRY_LIMIT
 """Bytes of a log that are read to prove what a base carries of it."""
@@ -68,17 +69,23 @@ class BaseSums(NamedTuple):
 
 def _records(runs: Iterable[RunState]) -> Iterator[bytes]:
     for number, state in enumerate(runs):
-        known = OldRun(state)
-        fields = [known.line[name] for name in RunFields._fields]
-        for index, (inner, raw) in enumerate(known.entries.items()):
-            key = _KEY.pack(raw["priority"], _NEWEST - state.sums.newest_ns, number, index)
-            shown = known.shown(inner)
-            boundary = known.memory.get("logs", {}).get(inner, ())[2:]
-            yield key + json.dumps([fields, inner, raw, shown, boundary]).encode("ascii")
+        try:
+            yield from _files_of(number, state)
+        except (KeyError, TypeError, AttributeError, struct.error) as error:
+            raise StateLost("a run makes no sense") from error
+
+
+def _files_of(number: int, state: RunState) -> Iterator[bytes]:
+    known = OldRun(state)
+    fields = [known.line[name] for name in RunFields._fields]
+    logs = known.memory.get("logs", {})
+    for index, (inner, raw) in enumerate(known.entries.items()):
+        key = _KEY.pack(raw["priority"], _NEWEST - state.sums.newest_ns, number, index)
+        yield key + marshal.dumps((fields, inner, raw, known.shown(inner), logs.get(inner, ())[2:]))
 
 
 def _decoded(record: bytes) -> _Record:
-    fields, inner, raw, shown, boundary = json.loads(record[_KEY.size :])
+    fields, inner, raw, shown, boundary = marshal.loads(record[_KEY.size :])  # noqa: S302 - written above
     entry = FileEntry(
         path=f"{fields[0]}/{inner}",
         size=raw["size"],
@@ -158,30 +165,29 @@ class _Base:
         folder, _, name = entry.path.rpartition("/")
         data = None
         with suppress(OSError, Trouble, Unsettled):  # gone or changed since it was listed
-            handle = self._folders.handle(folder)
-            read = self._log if entry.is_log else self._state_file
-            data = read(name, handle, record)
+            data = self._read(name, self._folders.handle(folder), record)
         self.changed += data is None
         return data
 
-    def _state_file(self, name: str, handle: int, record: _Record) -> bytes | None:
-        content = read_state_file(name, handle, keep=True, audience=self._audience)
-        fits = content is not None and content.shown and content.sha256 == record.entry.sha256
-        return content.data if fits and content is not None else None
-
-    def _log(self, name: str, handle: int, record: _Record) -> bytes | None:
-        fd, status = opened(name, handle)
+    def _read(self, name: str, folder: int, record: _Record) -> bytes | None:
+        """The bytes to carry; None when they are not those that are listed: the digest proves them."""
+        entry = record.entry
+        fd = os.open(name, OPEN_FILE, dir_fd=folder)
         try:
+            status = os.fstat(fd)
+            refuse_irregular(status.st_mode)
+            if not (entry.is_log or status.st_size == entry.size) or not self._audience.has(READ, status, fd):
+                return None
             parts: list[bytes] = []
-            feed(fd, record.entry.size, parts.append)
-            shown = self._audience.has(READ, status, fd)
+            feed(fd, entry.size, parts.append)
         finally:
             os.close(fd)
         data = b"".join(parts)
+        if not entry.is_log:
+            return data if hashlib.sha256(data).hexdigest() == entry.sha256 else None
         hasher = BlockHasher()
         hasher.update(data)
-        same = block_digest(hasher.hashes()) == record.entry.block_digest
-        return data[: record.boundary] if same and shown else None
+        return data[: record.boundary] if block_digest(hasher.hashes()) == entry.block_digest else None
 
 
 def write_base(

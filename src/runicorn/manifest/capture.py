@@ -6,7 +6,6 @@ end, so that they are copied as they are.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +15,8 @@ from runicorn.journal.frames import Place
 from runicorn.journal.sections import encode_change
 from runicorn.manifest.frame_writer import FrameWriter, RunFields, Section, is_full, removals
 from runicorn.manifest.model import FileEntry
-from runicorn.manifest.scan_state import RunState
+from runicorn.manifest.scan_memory import OldRun
+from runicorn.manifest.scan_state import RunState, StateLost
 
 
 class Capture:
@@ -49,26 +49,28 @@ class Capture:
 
     def gone(self, old: RunState) -> None:
         """Take a run that is not listed any more."""
-        line = json.loads(old.line)
-        start = len(old.folder) + 1
-        fields = RunFields(*(line[name] for name in RunFields._fields))
-        for section in removals([each["path"][start:] for each in line["files"]]):
+        known = OldRun(old)
+        try:
+            fields = RunFields(*(known.line[name] for name in RunFields._fields))
+        except KeyError as error:
+            raise StateLost("a run makes no sense") from error
+        for section in removals(list(known.entries)):
             self.writer().section(fields, section)
 
-    def roll_back(self, place: Place) -> None:
-        """Forget the frames behind a place, and all sections that wait."""
+    def roll_back(self, place: Place, weight: int) -> None:
+        """Forget the frames behind a place, up to which they had a weight, and all sections that wait."""
         assert self._stream is not None  # noqa: S101 - there are frames
         self._stream.seek(place.offset - self._start.offset)
         self._stream.truncate()
-        self._writer = FrameWriter(self._stream, place)
+        self._writer = FrameWriter(self._stream, place, weight)
 
-    def end(self) -> tuple[BinaryIO | None, Place]:
-        """All frames at their beginning, None when there are none, and the place behind them."""
+    def end(self) -> tuple[BinaryIO | None, Place, int]:
+        """All frames at their beginning (None when there are none), the place behind them, their weight."""
         if self._writer is None or self._stream is None:
-            return None, self._start
+            return None, self._start, 0
         self._writer.flush()
         self._stream.seek(0)
-        return self._stream, self._writer.place
+        return self._stream, self._writer.place, self._writer.weight
 
     def close(self) -> None:
         """Give the file back."""
@@ -83,7 +85,7 @@ class Part:
         self._capture = capture
         self._fields = fields
         self._section = Section()
-        self._before: Place | None = None
+        self._before: tuple[Place, int] | None = None
 
     def take(
         self, entry: FileEntry, inner: str, data: bytes | None, start: int = 0, digest: str = ""
@@ -107,7 +109,7 @@ class Part:
             return
         if self._before is None:
             writer.flush()
-            self._before = writer.place
+            self._before = writer.place, writer.weight
         if is_full((self._section.json, self._section.size)):
             writer.section(self._fields(), self._section)
             writer.flush()
@@ -116,7 +118,7 @@ class Part:
     def drop(self) -> None:
         """The run is not listed: nothing of it stays."""
         if self._before is not None:
-            self._capture.roll_back(self._before)
+            self._capture.roll_back(*self._before)
 
     def end(self, gone: Sequence[str], old: dict[str, Any]) -> None:
         """The run is complete.

@@ -62,27 +62,31 @@ class Order(NamedTuple):
     compact: bool
 
 
-def publish(order: Order, runs: list[Run] | None) -> Header:
+def publish(order: Order, runs: list[Run] | None) -> tuple[Header, str]:
     """Scan and publish, under the generator's lock.
 
     Args:
         order: what.
         runs: takes the runs that the manifest lists; None when they are not wanted.
 
+    Returns:
+        The header, and why no journal was kept although it was wanted (else empty).
+
     Raises:
-        PublishError: the root cannot be read.
+        PublishError: the root cannot be read; something else lies in the place of a file.
         OSError: the output cannot be written.
     """
     journal = JournalWriter(order.output, order.root, wanted=order.journal, compact=order.compact)
     try:
         journal.open()
         try:
-            return _Generation(order, journal, runs, StateReader(order.output / STATE_NAME)).run()
+            header = _Generation(order, journal, runs, StateReader(order.output / STATE_NAME)).run()
         except StateLost as error:
             _log.info("no scan state (%s): everything is read", error)
-        if runs is not None:
-            runs.clear()
-        return _Generation(order, journal, runs, None).run()
+            if runs is not None:
+                runs.clear()
+            header = _Generation(order, journal, runs, None).run()
+        return header, journal.trouble
     finally:
         journal.close()
 
@@ -180,10 +184,19 @@ class _Generation:
         stored = stored_headers(self._folder)
         if previous is None:
             return identity_without_state(
-                stored, lambda header: self._lists_the_same(header, problems), self._journal.seen
+                stored,
+                lambda header: self._lists_the_same(header, problems),
+                self._journal.seen,
+                self._journal.unread,
             )
         changed = self._changed or previous.problems != problems.digest
-        return identity_after(previous.identity, stored, changed=changed, journal=self._journal.seen)
+        return identity_after(
+            previous.identity,
+            stored,
+            changed=changed,
+            journal=self._journal.seen,
+            unread=self._journal.unread,
+        )
 
     def _lists_the_same(self, stored: Header, problems: Problems) -> bool:
         both_full = stored.manifest_type is self._order.manifest_type is ManifestType.FULL

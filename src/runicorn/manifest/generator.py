@@ -44,6 +44,9 @@ class ManifestGenerator:
         journal: whether a journal is kept beside the manifests; one that is there is removed otherwise.
         compact: whether the journal is written anew, as short as it can be.
 
+    Attributes:
+        journal_trouble: why the last generation kept no journal although it was to; empty otherwise.
+
     Raises:
         UsageError: a negative window or waiting time; to compact no journal.
     """
@@ -76,6 +79,7 @@ class ManifestGenerator:
         self.lock_timeout = lock_timeout
         self.journal = journal
         self.compact = compact
+        self.journal_trouble = ""
 
     def generate(
         self, manifest_type: ManifestType = ManifestType.FULL, output_path: Path | None = None
@@ -154,7 +158,8 @@ class ManifestGenerator:
             racy_from = now_by_all_clocks(lock, self.remote_root) - RACY_NS
             try:
                 self._sweep()
-                header = publish(self._order(manifest_type, target, racy_from), runs)
+                order = self._order(manifest_type, target, racy_from)
+                header, self.journal_trouble = publish(order, runs)
             except OSError as error:
                 name = escape(str(error.filename or self.output_dir))
                 raise PublishError(f"cannot write '{name}': {error.strerror}", path=name) from error

@@ -31,7 +31,12 @@ def _next(known: Identity, revision: int) -> Identity:
 
 
 def identity_after(
-    known: Identity, stored: Sequence[Header], *, changed: bool, journal: Sequence[Identity] = ()
+    known: Identity,
+    stored: Sequence[Header],
+    *,
+    changed: bool,
+    journal: Sequence[Identity] = (),
+    unread: int = 0,
 ) -> Identity:
     """The identity to publish under when the last scan's is known.
 
@@ -40,6 +45,7 @@ def identity_after(
         stored: the headers of the manifests that are there.
         changed: whether the scan found something else.
         journal: the states that the journal has.
+        unread: number of states after these in the journal that cannot be read.
 
     Returns:
         ``known`` itself when nothing is new. A manifest or journal of the same lineage that is ahead, or has
@@ -49,13 +55,16 @@ def identity_after(
     told = [*(header.identity for header in stored), *journal]
     seen = [each for each in told if each.lineage == known.lineage]
     ahead = any(each.revision >= known.revision and each != known for each in seen)
-    if not changed and not ahead:
+    if not changed and not ahead and not unread:
         return known
-    return _next(known, max([known.revision, *(each.revision for each in seen)]))
+    return _next(known, max([known.revision, *(each.revision for each in seen)]) + unread)
 
 
 def identity_without_state(
-    stored: Sequence[Header], same: Callable[[Header], bool], journal: Sequence[Identity] = ()
+    stored: Sequence[Header],
+    same: Callable[[Header], bool],
+    journal: Sequence[Identity] = (),
+    unread: int = 0,
 ) -> Identity:
     """The identity to publish under when the scan state is lost.
 
@@ -63,6 +72,7 @@ def identity_without_state(
         stored: the headers of the manifests that are there, those to trust first in front.
         same: whether a manifest lists exactly what the scan found.
         journal: the states that the journal has.
+        unread: number of states after these in the journal that cannot be read.
     """
     told = [*(header.identity for header in stored), *journal]
     lineage = next((each.lineage for each in told if each.lineage is not None), None)
@@ -72,6 +82,6 @@ def identity_without_state(
     newest = max(ours, key=lambda each: each.revision)
     split = any(each != newest for each in ours if each.revision == newest.revision)
     header = next((header for header in stored if header.identity == newest), None)
-    if not split and header is not None and same(header):
+    if not (split or unread) and header is not None and same(header):
         return newest
-    return _next(newest, newest.revision)
+    return _next(newest, newest.revision + unread)

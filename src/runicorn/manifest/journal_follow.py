@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from runicorn.errors import DamagedError, UnsafeError
-from runicorn.journal.frames import FRAME_HEADER, Frame, FrameReader, Kind, Place, beginning
+from runicorn.errors import DamagedError, UnsafeError, UnsupportedVersionError
+from runicorn.journal.frames import FRAME_HEADER, MAX_PAYLOAD, Frame, FrameReader, Kind, Place, beginning
 from runicorn.journal.head import Media
 from runicorn.journal.sections import Seal, decode_begin, decode_commit, decode_files, decode_seal
+from runicorn.manifest.frame_writer import ENTRY_WEIGHT
 from runicorn.manifest.model import Header, Identity
 from runicorn.manifest.rules import MEDIA_PRIORITY
 
 _CHUNK = 1024 * 1024
+_FIXED = struct.Struct(">2sx1sBxxxI")
 
 
 @dataclass
@@ -28,6 +32,9 @@ class Followed:
         media: where the media of the base lie, when it was read.
         base_bytes: bytes that the base carries, when it was read.
         header: of the last commit.
+        weight: of the files frames up to the end.
+        unread: number of commits behind the end that this Python cannot expand; at least one when there is
+            any such frame.
     """
 
     end: Place
@@ -37,6 +44,8 @@ class Followed:
     media: Media | None = None
     base_bytes: int = 0
     header: Header | None = None
+    weight: int = 0
+    unread: int = 0
 
     @property
     def identity(self) -> Identity | None:
@@ -58,9 +67,27 @@ def follow(fd: int, place: Place) -> Followed:
     try:
         for frame in _frames(fd, place):
             walk.take(frame)
+    except UnsupportedVersionError:
+        walk.found.unread = max(1, _commits(fd, walk.found.end))
     except (DamagedError, UnsafeError):
         pass  # what is there was never committed
     return walk.found
+
+
+def _commits(fd: int, place: Place) -> int:
+    """Number of commits from a place on, by headers and chain alone; those of any version."""
+    at, chain, count = place.offset, place.chain, 0
+    while len(header := os.pread(fd, FRAME_HEADER, at)) == FRAME_HEADER:
+        letters, newline, kind, size = _FIXED.unpack_from(header)
+        if (letters, newline) != (b"RJ", b"\n") or size > MAX_PAYLOAD:
+            break
+        stored = os.pread(fd, size, at + FRAME_HEADER)
+        chain = hashlib.sha256(chain + header[:16] + stored).digest()
+        if chain != header[16:]:
+            break
+        count += kind == Kind.COMMIT
+        at += FRAME_HEADER + size
+    return count
 
 
 def _frames(fd: int, place: Place) -> Iterator[Frame]:
@@ -83,6 +110,7 @@ class _Walk:
         self._last = Kind.BEGIN if self._in_base else Kind.COMMIT
         self._media: int | None = None
         self._before: Place = place
+        self._weight = 0
 
     def take(self, frame: Frame) -> None:
         """Take the next frame.
@@ -104,6 +132,7 @@ class _Walk:
             if epoch != self._epoch:
                 raise DamagedError("the journal has the beginning of another epoch")
         elif frame.kind is Kind.FILES:
+            self._weight += _weight(frame)
             self._note_base(frame)
         elif frame.kind is Kind.COMMIT:
             self._commit(frame)
@@ -133,7 +162,16 @@ class _Walk:
             self.found.media = Media(begin, self._before)
         self.found.commits[header.identity] = frame.end
         self.found.header = header
+        self.found.weight = self._weight
         self.found.end = frame.end
+
+
+def _weight(frame: Frame) -> int:
+    """What a files frame weighs; nobody has checked its JSON."""
+    runs = frame.head.get("runs")
+    sections = [each for each in runs if type(each) is dict] if type(runs) is list else []
+    lists = (section.get(name) for section in sections for name in ("files", "removed"))
+    return len(frame.data) + ENTRY_WEIGHT * sum(len(each) for each in lists if type(each) is list)
 
 
 def last_seal(epoch: str, tail: bytes) -> Seal | None:

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import os
 import re
-import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from runicorn._files import fsync_folder, replace_file, scratch_file, sweep_temps
-from runicorn.errors import DamagedError, UnsafeError
+from runicorn.errors import DamagedError, PublishError, UnsafeError
 from runicorn.journal.frames import FOLDER, Place, beginning, file_name
 from runicorn.journal.head import HEAD_NAME, MAX_HEAD, Head, Media, decode_head, encode_head
 from runicorn.manifest.journal_follow import Followed, follow, last_seal
 from runicorn.manifest.model import Header, Identity
-from runicorn.manifest.rights import Audience, audience_of, has_acl
+from runicorn.manifest.own_files import LACKS_RIGHTS, open_own, require_own
+from runicorn.manifest.rights import Audience, audience_of
+from runicorn.manifest.rules import escape
 
-KEPT_EPOCHS = 2
-"""Sealed epochs that stay."""
+KEPT_BYTES = 64 * 1024 * 1024
+KEPT_BASES = 4
+"""Sealed epochs stay as long as they take no more than so many bytes, or so many times the current base."""
 
 _NAME = re.compile(r"([0-9a-f]{32})\.journal").fullmatch
 _TEMPS = re.compile(r"(?:HEAD|[0-9a-f]{32}\.journal)")
@@ -30,8 +33,6 @@ _DEFAULT_ACL = "system.posix_acl_default"
 _CHUNK = 1024 * 1024
 _LONGEST_END = 1024 * 1024
 """Bytes that a commit and a seal take at most."""
-
-_OPEN_EPOCH = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 @dataclass
@@ -46,6 +47,7 @@ class State:
         base_bytes: carriable bytes when the base was written.
         places: states, and the places behind their commits.
         header: of the last commit, when it was read.
+        written: weight of all files frames of the epoch; None when that is not known.
     """
 
     end: Place
@@ -55,12 +57,15 @@ class State:
     base_bytes: int
     places: dict[Identity, Place] = field(default_factory=dict)
     header: Header | None = None
+    written: int | None = None
 
     def take(self, found: Followed) -> None:
         """Go on to where something that was found ends."""
         self.end, self.identity = found.end, found.identity or self.identity
         self.header = found.header or self.header
         self.places |= found.commits
+        if self.written is not None:
+            self.written += found.weight
 
 
 class JournalStore:
@@ -74,9 +79,12 @@ class JournalStore:
         state: where the journal stands; None when it cannot be gone on with.
         seen: the last state that was given a place in it, whether or not it can be gone on with.
         trouble: why it cannot be gone on with.
+        unread: number of states after these that cannot be read.
 
     Raises:
         OSError: from every method.
+        PublishError: something else lies in the place of the folder or of a file; what has to be removed
+            cannot be.
     """
 
     def __init__(self, output: Path) -> None:
@@ -84,12 +92,13 @@ class JournalStore:
         self.state: State | None = None
         self.seen: list[Identity] = []
         self.trouble = ""
+        self.unread = 0
         self._fd = -1
         self._owner = -1
 
     def exists(self) -> bool:
         """Whether there is a folder for it."""
-        return self.folder.is_dir()
+        return require_own(self.folder, folder=True)
 
     def close(self) -> None:
         """Close the epoch's file."""
@@ -101,7 +110,7 @@ class JournalStore:
 
     def make(self) -> Audience:
         """Make the folder when it is missing; tells who can read the files that are made in it."""
-        with suppress(FileExistsError):
+        if not self.exists():
             self.folder.mkdir()
             fsync_folder(self.folder.parent)
         if hasattr(os, "removexattr"):
@@ -109,11 +118,13 @@ class JournalStore:
                 os.removexattr(self.folder, _DEFAULT_ACL)
         with scratch_file(self.folder, 0o666) as probe:
             status = os.fstat(probe.fileno())
-        self._owner = status.st_uid
-        return audience_of(status)
+            self._owner = status.st_uid
+            return audience_of(status, probe.fileno())
 
     def open(self) -> None:
         """Take up the journal where the last generator left it, killed or not."""
+        for name in (HEAD_NAME, *map(file_name, self.epochs())):
+            require_own(self.folder / name)
         sweep_temps(self.folder, [_TEMPS])
         head = self._read_head()
         if head is None:
@@ -121,17 +132,19 @@ class JournalStore:
             return
         self.seen.append(head.identity)
         self._take_up(head)
-        if self.state is None:
-            self._look_at_strays()
-        else:
+        if self.state is not None:
             self.remove_except(self.kept())
+        elif not self.unread:
+            self._look_at_strays()
 
     def _read_head(self) -> Head | None:
         try:
-            with (self.folder / HEAD_NAME).open("rb") as stream:
+            with os.fdopen(open_own(self.folder / HEAD_NAME), "rb") as stream:
                 return decode_head(stream.read(MAX_HEAD + 1))
         except FileNotFoundError:
             self.trouble = "there is none"
+        except PermissionError as error:
+            self.trouble = f"its HEAD cannot be opened: {error.strerror}"
         except (DamagedError, UnsafeError) as error:
             self.trouble = str(error)
         return None
@@ -144,7 +157,9 @@ class JournalStore:
         if head.manifest is not None:
             places.setdefault(head.manifest.identity, head.manifest.place)
         found = follow(self._fd, head.end)
-        state = State(head.end, head.identity, head.base, head.media, head.base_bytes, places)
+        state = State(
+            head.end, head.identity, head.base, head.media, head.base_bytes, places, written=head.written
+        )
         if self._follow(state, found):
             self.state = state
             self._cut(state.end)
@@ -158,6 +173,10 @@ class JournalStore:
         while True:
             state.take(found)
             self.seen += found.commits
+            if found.unread:
+                self.unread = found.unread
+                self.trouble = "what another Python or version has written to it cannot be read here"
+                return False
             if found.seal is None:
                 return True
             after = found.seal.place
@@ -169,6 +188,7 @@ class JournalStore:
                 self.trouble = "it was sealed, and the epoch after it is not whole"
                 return False
             state.base, state.media, state.base_bytes = after, found.media, found.base_bytes
+            state.written = 0  # the next round takes what was found
 
     def _renew_head(self, head: Head, state: State) -> None:
         """Killed again and again, generators would leave an ever longer way from HEAD to the end."""
@@ -182,6 +202,7 @@ class JournalStore:
             base_bytes=state.base_bytes,
             media=state.media,
             manifest=known,
+            written=state.written,
         )
         if told is not None:
             head = replace(
@@ -198,12 +219,9 @@ class JournalStore:
     def _open_epoch(self, epoch: str) -> bool:
         self.close()
         try:
-            self._fd = os.open(self.folder / file_name(epoch), _OPEN_EPOCH)
+            self._fd = open_own(self.folder / file_name(epoch), os.O_RDWR)
         except OSError as error:
             self.trouble = f"its epoch cannot be opened: {error.strerror}"
-            return False
-        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
-            self.trouble = "its epoch is no regular file"
             return False
         return True
 
@@ -216,17 +234,22 @@ class JournalStore:
     def _look_at_strays(self) -> None:
         """States that may have been read count, also when the journal cannot be gone on with."""
         for epoch in self.epochs():
-            fd = os.open(self.folder / file_name(epoch), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             try:
-                self.seen += follow(fd, beginning(epoch)).commits
+                fd = open_own(self.folder / file_name(epoch))
+            except PermissionError:
+                self.unread += 1
+                continue
+            try:
+                found = follow(fd, beginning(epoch))
             finally:
                 os.close(fd)
+            self.seen += found.commits
+            self.unread += found.unread
 
     def readable_by(self, audience: Audience) -> bool:
         """Whether the current epoch can be read by these and nobody else."""
         status = os.fstat(self._fd)
-        same = status.st_uid == self._owner and audience_of(status) == audience
-        return same and not has_acl(self._fd)
+        return status.st_uid == self._owner and audience_of(status, self._fd) == audience
 
     def give_up(self, why: str) -> None:
         """The journal cannot be gone on with."""
@@ -243,19 +266,27 @@ class JournalStore:
 
     def _next_of(self, epoch: str) -> str | None:
         """The epoch that a sealed one leads to."""
-        with (self.folder / file_name(epoch)).open("rb") as stream:
+        try:
+            fd = open_own(self.folder / file_name(epoch))
+        except PermissionError:
+            return None
+        with os.fdopen(fd, "rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - _LONGEST_END))
             seal = last_seal(epoch, stream.read(_LONGEST_END))
         return seal.place.epoch if seal is not None else None
 
     def kept(self, state: State | None = None) -> list[str]:
-        """The current epoch, and the sealed ones that lead to it and are kept."""
+        """The current epoch, and the sealed ones that lead to it and are kept, the newest first."""
         state = state or self.state
         assert state is not None  # noqa: S101 - the caller knows
         kept = [state.end.epoch]
+        left = max(KEPT_BYTES, KEPT_BASES * state.base.offset)
         leads = {self._next_of(each): each for each in self.epochs() if each not in kept}
-        while len(kept) <= KEPT_EPOCHS and (before := leads.get(kept[-1])) and before not in kept:
+        while (before := leads.get(kept[-1])) and before not in kept:
+            left -= self.size(before)
+            if left < 0:
+                break
             kept.append(before)
         return kept
 
@@ -271,17 +302,39 @@ class JournalStore:
         """Remove the epochs that are not among these."""
         gone = [each for each in self.epochs() if each not in kept]
         for epoch in gone:
-            os.unlink(self.folder / file_name(epoch))
+            with self._removing(file_name(epoch)):
+                os.unlink(self.folder / file_name(epoch))
         if gone:
             fsync_folder(self.folder)
 
     def begin_anew(self, *kept: str) -> None:
         """Remove HEAD, and then all epochs but these."""
         self.close()
-        with suppress(FileNotFoundError):
+        self.drop_head()
+        self.remove_except([*kept])
+
+    def drop_head(self) -> bool:
+        """Remove HEAD, if there is one; tells whether there was."""
+        with self._removing(HEAD_NAME):
+            if not self.exists() or not require_own(self.folder / HEAD_NAME):
+                return False
             os.unlink(self.folder / HEAD_NAME)
             fsync_folder(self.folder)
-        self.remove_except([*kept])
+        return True
+
+    @contextmanager
+    def _removing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in LACKS_RIGHTS:
+                raise
+            folder = escape(str(self.folder))
+            raise PublishError(
+                f"cannot remove '{folder}/{name}': {error.strerror}; clients would go on reading it",
+                hint=f"another user made it: let him, or root, remove the folder '{folder}'",
+                path=str(self.folder / name),
+            ) from error
 
     def remove(self) -> None:
         """Remove the journal, HEAD first; a folder with something else in it stays."""
@@ -292,16 +345,26 @@ class JournalStore:
     # -- writing ---------------------------------------------------------------------------------
 
     def append(self, *parts: BinaryIO | bytes) -> None:
-        """Put frames behind the last commit, durable."""
+        """Put frames behind the last commit, durable; when they cannot be written, nothing of them stays."""
         assert self.state is not None  # noqa: S101 - the caller knows
         os.lseek(self._fd, self.state.end.offset, os.SEEK_SET)
-        for part in parts:
-            if isinstance(part, bytes):
-                _write(self._fd, part)
-                continue
-            while data := part.read(_CHUNK):
-                _write(self._fd, data)
+        try:
+            for part in parts:
+                if isinstance(part, bytes):
+                    _write(self._fd, part)
+                    continue
+                while data := part.read(_CHUNK):
+                    _write(self._fd, data)
+        except OSError:
+            with suppress(OSError):
+                self._cut(self.state.end)
+            raise
         os.fsync(self._fd)
+
+    def is_at_end(self) -> bool:
+        """Whether nothing lies behind the last commit."""
+        assert self.state is not None  # noqa: S101 - the caller knows
+        return os.fstat(self._fd).st_size == self.state.end.offset
 
     def enter(self, state: State) -> None:
         """Go on with an epoch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +14,14 @@ from runicorn.journal.head import Head, Published
 from runicorn.journal.sections import Seal, encode_begin, encode_commit, encode_seal
 from runicorn.manifest.base import write_base
 from runicorn.manifest.capture import Capture
-from runicorn.manifest.frame_writer import FrameWriter
+from runicorn.manifest.frame_writer import ENTRY_WEIGHT, FrameWriter, codec_of
 from runicorn.manifest.identity import random_name
 from runicorn.manifest.journal_store import JournalStore, State
 from runicorn.manifest.model import Header, Identity, ManifestType
+from runicorn.manifest.own_files import LACKS_RIGHTS, LACKS_ROOM
 from runicorn.manifest.publish import gz_path, standard_name, stored_header
 from runicorn.manifest.rights import Audience, root_is_open
+from runicorn.manifest.rules import escape
 from runicorn.manifest.scan import ForJournal
 from runicorn.manifest.scan_state import (
     STATE_NAME,
@@ -34,7 +37,7 @@ from runicorn.manifest.scan_state import (
 GRACE = 24 * 3600.0
 """How long a sealed epoch stays, seconds."""
 
-SMALL_EPOCH = 256 * 1024
+SMALL_EPOCH = 1024 * 1024
 """Bytes up to which an epoch is never left for its length."""
 
 _log = logging.getLogger("runicorn.manifest")
@@ -67,9 +70,12 @@ class JournalWriter:
 
     Attributes:
         seen: states that were given a place in the journal.
+        unread: number of states after these that cannot be read.
+        trouble: why no journal is kept although it is wanted; empty otherwise.
 
     Raises:
         OSError: from every method.
+        PublishError: see `JournalStore`.
     """
 
     def __init__(self, output: Path, root: str, *, wanted: bool, compact: bool) -> None:
@@ -82,6 +88,8 @@ class JournalWriter:
         self._audience: Audience | None = None
         self._changed_meanwhile = 0
         self.seen: list[Identity] = []
+        self.unread = 0
+        self.trouble = ""
 
     def close(self) -> None:
         """Give files back."""
@@ -91,14 +99,42 @@ class JournalWriter:
 
     def open(self) -> None:
         """Make whole what the last generator may have left."""
+        try:
+            self._open()
+        except OSError as error:
+            if error.errno not in LACKS_RIGHTS:
+                raise
+            self._go_without(error)
+            drop_next(self._output / STATE_NAME)
+
+    def _go_without(self, error: OSError) -> None:
+        """No journal can be kept: then nothing may be left that looks like one."""
+        if self._store.drop_head():
+            self.unread += 1
+        self._store.give_up(str(error))
+        if self._wanted:
+            name = escape(str(error.filename or self._store.folder))
+            self.trouble = f"no journal is kept, clients work from the manifest: '{name}': {error.strerror}"
+        self._wanted = False
+
+    def _open(self) -> None:
         state_path = self._output / STATE_NAME
         if self._wanted or self._store.exists():
             self._audience = self._store.make()
             self._store.open()
-            self.seen = self._store.seen
+            self.seen, self.unread = self._store.seen, self._store.unread
+            if self._wanted and not self._audience.known:
+                _log.warning(
+                    "files made in '%s' get an access control list that cannot be removed: the journal"
+                    " carries no content",
+                    self._store.folder,
+                )
         journal = self._store.state
-        if journal is not None and prepared_identity(state_path) == journal.identity:
+        prepared = prepared_identity(state_path)
+        if journal is not None and prepared == journal.identity:
             adopt_next(state_path)
+        elif journal is None and prepared is not None:
+            self.seen.append(prepared)  # it may have been in the journal that is lost
         drop_next(state_path)
         if not self._wanted:
             if self._store.exists():
@@ -121,7 +157,7 @@ class JournalWriter:
         if journal is not None and capture:
             self._capture = Capture(self._output, journal.end)
         return ForJournal(
-            self._audience, root_is_open(self._audience, self._root, self._output), self._capture
+            self._audience, root_is_open(self._audience, self._root, self._store.folder), self._capture
         )
 
     def _end_capture(self) -> None:
@@ -150,9 +186,11 @@ class JournalWriter:
             state.adopt()
             self._leave_if_due(outcome)
         else:
-            new = self._new_epoch(outcome, path)
-            self._store.begin_anew(new.end.epoch)
+            new = self._first_epoch(outcome, path)
+            self._store.begin_anew(*([new.end.epoch] if new is not None else []))
             state.adopt()
+            if new is None:
+                return
             self._store.enter(new)
         self._put_head(outcome)
 
@@ -171,26 +209,39 @@ class JournalWriter:
         journal = self._store.state
         if journal is None or self._capture is None:
             return
-        frames, place = self._capture.end()
-        commit, end = encode_frame(place, Kind.COMMIT, encode_commit(header))
+        frames, place, weight = self._capture.end()
+        commit, end = encode_frame(place, Kind.COMMIT, encode_commit(header), codec=codec_of(Kind.COMMIT))
         self._store.append(*([frames] if frames is not None else []), commit)
         journal.end, journal.identity = end, header.identity
         journal.places[header.identity] = end
+        if journal.written is not None:
+            journal.written += weight
 
     def _leave_if_due(self, outcome: Outcome) -> None:
         journal = self._store.state
-        if journal is None or not (self._compact or self._is_long(journal, outcome.sums.carriable)):
+        if journal is None or not (self._compact or _is_long(journal, outcome.sums)):
             return
-        new = self._new_epoch(outcome, self._output / STATE_NAME)
-        seal = Seal(outcome.header.identity, new.base)
-        frame, _ = encode_frame(journal.end, Kind.SEAL, encode_seal(seal))
-        self._store.append(frame)
+        try:
+            new = self._new_epoch(outcome, self._output / STATE_NAME)
+            seal = Seal(outcome.header.identity, new.base)
+            frame, _ = encode_frame(journal.end, Kind.SEAL, encode_seal(seal), codec=codec_of(Kind.SEAL))
+            self._store.append(frame)
+        except OSError as error:
+            if error.errno not in (*LACKS_ROOM, *LACKS_RIGHTS) or not self._store.is_at_end():
+                raise
+            _log.warning("the journal grows on: no new epoch can be written: %s", error.strerror)
+            return
         new.places = journal.places | new.places
         self._store.enter(new)
 
-    def _is_long(self, journal: State, carriable: int) -> bool:
-        grown = carriable / journal.base_bytes if journal.base_bytes else 1.0
-        return journal.end.offset > max(SMALL_EPOCH, 2 * journal.base.offset * grown)
+    def _first_epoch(self, outcome: Outcome, scan_state: Path) -> State | None:
+        try:
+            return self._new_epoch(outcome, scan_state)
+        except OSError as error:
+            if error.errno not in (*LACKS_ROOM, *LACKS_RIGHTS):
+                raise
+            self._go_without(error)
+            return None
 
     def _new_epoch(self, outcome: Outcome, scan_state: Path) -> State:
         assert self._audience is not None  # noqa: S101 - known since the journal was opened
@@ -206,12 +257,15 @@ class JournalWriter:
         self._changed_meanwhile = base.changed
         place = writer.place
         places = {header.identity: place}
-        return State(place, header.identity, place, base.media, outcome.sums.carriable, places)
+        carriable = outcome.sums.carriable
+        return State(place, header.identity, place, base.media, carriable, places, written=writer.weight)
 
     def _put_head(self, outcome: Outcome) -> None:
         journal = self._store.state
         assert journal is not None  # noqa: S101 - appended to or made anew
-        kept = [each for each in self._store.kept() if each == journal.end.epoch or not self._is_old(each)]
+        kept = list(
+            takewhile(lambda each: each == journal.end.epoch or not self._is_old(each), self._store.kept())
+        )
         header = outcome.header
         head = Head(
             identity=journal.identity,
@@ -226,6 +280,7 @@ class JournalWriter:
             complete=header.complete,
             problem_count=header.problem_count,
             manifest=self._published(journal, kept),
+            written=journal.written,
         )
         self._store.put_head(head)
         self._store.remove_except(kept)
@@ -255,3 +310,10 @@ class JournalWriter:
         _log.debug(
             "journal: not carried: %d files for their rights, %d too large, %d changed meanwhile", *left
         )
+
+
+def _is_long(journal: State, sums: Sums) -> bool:
+    if journal.written is None:
+        return True
+    fresh = sums.carriable + ENTRY_WEIGHT * sums.files
+    return journal.end.offset > SMALL_EPOCH and journal.written > 2 * fresh

@@ -21,19 +21,23 @@ class Audience(NamedTuple):
     Attributes:
         others: whether everybody may.
         group: the group whose members may, when not everybody may.
+        known: whether that is all of them: an access control list tells of others.
     """
 
     others: bool
     group: int | None
+    known: bool = True
 
     @property
     def alone(self) -> bool:
         """Whether nobody but the owner may: what the generator can read, its owner can."""
-        return not self.others and self.group is None
+        return self.known and not self.others and self.group is None
 
     @property
     def text(self) -> str:
         """Differs when the audience differs."""
+        if not self.known:
+            return "?"
         return "o" if self.others else "-" if self.group is None else f"g{self.group}"
 
     def has(self, right: int, status: os.stat_result, target: int | str) -> bool:
@@ -44,18 +48,27 @@ class Audience(NamedTuple):
             status: what the system says about it.
             target: a handle on it, or its path.
         """
-        if self.alone:
-            return True
+        if self.alone or not self.known:
+            return self.known
         same_group = not self.others and self.group == status.st_gid
         needed = right << 3 if same_group else right * 0o111
         return status.st_mode & needed == needed and not has_acl(target)
 
 
 ALONE = Audience(others=False, group=None)
+UNKNOWN = Audience(others=False, group=None, known=False)
+"""Nothing may be shown to these."""
 
 
-def audience_of(status: os.stat_result) -> Audience:
-    """The audience of a file without an access control list."""
+def audience_of(status: os.stat_result, target: int | str) -> Audience:
+    """The audience of a file.
+
+    Args:
+        status: what the system says about it.
+        target: a handle on it, or its path.
+    """
+    if has_acl(target):
+        return UNKNOWN
     others = bool(status.st_mode & stat.S_IROTH)
     group = status.st_gid if status.st_mode & stat.S_IRGRP and not others else None
     return Audience(others, group)
@@ -76,18 +89,18 @@ def has_acl(target: int | str) -> bool:
     return True
 
 
-def root_is_open(audience: Audience, root: str, output: Path) -> bool:
-    """Whether the audience can reach the root; who reaches an output folder below it does.
+def root_is_open(audience: Audience, root: str, journal: Path) -> bool:
+    """Whether the audience can reach the root; who reaches a journal below it does.
 
     Args:
         audience: who may read the journal.
         root: the root, without links.
-        output: the output folder.
+        journal: the journal's folder.
 
     Raises:
         OSError: a folder above the root cannot be looked at.
     """
-    if audience.alone or os.path.commonpath((root, os.path.realpath(output))) == root:
+    if audience.alone or os.path.commonpath((root, os.path.realpath(journal))) == root:
         return True
     folders = [Path(root), *Path(root).parents]
     return all(audience.has(SEARCH, folder.stat(), str(folder)) for folder in folders)

@@ -27,13 +27,14 @@ OPEN_ROOT = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC
 OPEN_FOLDER = OPEN_ROOT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 """How the root, and a folder below it, are opened."""
 
-_OPEN_FILE = (
+OPEN_FILE = (
     os.O_RDONLY
     | getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_NONBLOCK", 0)
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_NOCTTY", 0)
 )
+"""How a file below the root is opened."""
 
 
 class Trouble(Exception):  # noqa: N818 - becomes a problem of the manifest
@@ -118,7 +119,7 @@ def opened(name: str, folder: int) -> tuple[int, os.stat_result]:
     """
     listed = look(name, folder)
     refuse_irregular(listed.st_mode)
-    fd = os.open(name, _OPEN_FILE, dir_fd=folder)
+    fd = os.open(name, OPEN_FILE, dir_fd=folder)
     try:
         return fd, _checked(fd, listed)
     except BaseException:

@@ -71,8 +71,6 @@ def scan_run(walker: Walker, run: Place, old: RunState | None) -> RunState | Non
 
 def gone_by_rights(walker: Walker, old: RunState) -> bool:
     """Whether a run that is not there any more may be hidden by rights, and was carried."""
-    if walker.audience.alone:
-        return False
     known = OldRun(old)
     return any(
         known.shown(inner) and walker.problems.hides_by_rights(f"{old.folder}/{inner}")
@@ -319,7 +317,7 @@ class _Reading:
             return
         now = {entry.path[len(self._folder) + 1 :] for entry in self._files}
         gone = [inner for inner in self._old.entries if inner not in now]
-        if not (self._walker.audience.alone or self._walker.revoked):
+        if not self._walker.revoked:
             hidden = (inner for inner in self._hidden if self._old.shown(inner))
             lost = (inner for inner in gone if self._old.shown(inner) and self._denied(inner))
             self._walker.revoked = any(True for _ in chain(hidden, lost))

@@ -15,13 +15,13 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from runicorn._files import fsync_folder, new_file, scratch_file
 from runicorn.manifest import rules
 from runicorn.manifest.model import FileEntry, Identity, Run
+from runicorn.manifest.own_files import open_own, require_own
 
 STATE_NAME = "scan_state.gz"
 NEXT_NAME = STATE_NAME + ".next"
@@ -199,7 +199,7 @@ def _lines(path: Path) -> Iterator[bytes]:
     unpacker = zlib.decompressobj(wbits=31)
     rest = b""
     try:
-        with path.open("rb") as stream:
+        with os.fdopen(open_own(path), "rb") as stream:
             while data := stream.read(_CHUNK):
                 lines = (rest + unpacker.decompress(data)).split(b"\n")
                 rest = lines.pop()
@@ -388,5 +388,5 @@ def drop_next(path: Path) -> None:
     Raises:
         OSError: it cannot be removed.
     """
-    with suppress(FileNotFoundError):
+    if require_own(path.with_name(NEXT_NAME)):
         os.unlink(path.with_name(NEXT_NAME))

@@ -1,0 +1,69 @@
+"""Opening what the generator itself keeps.
+
+What else lies in such a place is neither followed, waited for, nor removed: it is somebody's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from runicorn.errors import PublishError
+from runicorn.manifest.rules import escape
+
+LACKS_RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""What the system says when others made something, or may write to it alone."""
+
+LACKS_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says when more cannot be written."""
+
+_SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+_ELSE = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EMLINK)
+_NAMES = ((stat.S_ISLNK, "a link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"))
+
+
+def require_own(path: Path, *, folder: bool = False) -> bool:
+    """Whether a file (or folder) is there.
+
+    Raises:
+        PublishError: something else has its name.
+        OSError: that cannot be known.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return False
+    if not (stat.S_ISDIR if folder else stat.S_ISREG)(mode):
+        raise _refusal(path, mode, "folder" if folder else "regular file")
+    return True
+
+
+def open_own(path: Path, flags: int = os.O_RDONLY) -> int:
+    """A handle on a regular file; the caller closes it.
+
+    Raises:
+        PublishError: something else has its name.
+        OSError: it cannot be opened.
+    """
+    try:
+        fd = os.open(path, flags | _SAFELY)
+    except OSError as error:
+        if error.errno in _ELSE:
+            require_own(path)
+        raise
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        raise _refusal(path, mode, "regular file")
+    return fd
+
+
+def _refusal(path: Path, mode: int, wanted: str) -> PublishError:
+    found = next((name for is_that, name in _NAMES if is_that(mode)), "something else")
+    return PublishError(
+        f"'{escape(str(path))}' is {found}, where a {wanted} of the generator belongs",
+        hint="look at what lies there and remove it; the generator touches nothing that it did not make",
+        path=str(path),
+    )
