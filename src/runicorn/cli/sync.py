@@ -119,6 +119,7 @@ def _run_sync(source: Source, mirror: Path, options: SyncOptions, ssh: _Ssh, out
         if connection is not None:
             connection.start()  # it logs in while the rest is imported
         from runicorn.cli.progress import observed
+        from runicorn.remote_storage.journal_reader import JournalReader
         from runicorn.remote_storage.manifest_sync import wait_jitter
         from runicorn.remote_storage.sync import synchronize
         from runicorn.remote_storage.transport import Traffic
@@ -134,7 +135,9 @@ def _run_sync(source: Source, mirror: Path, options: SyncOptions, ssh: _Ssh, out
                 for watcher in watchers:
                     watcher(event)
 
-            result = synchronize(transport, source.path, mirror, options, tell)
+            # What it leaves open ends with the connection.
+            journal = JournalReader(transport, source.path.rstrip("/"))
+            result = synchronize(transport, source.path, mirror, options, tell, journal=journal)
             result.report.count_traffic(Traffic(), transport.traffic)
     finally:
         if connection is not None:
