@@ -138,3 +138,16 @@ def test_a_sealed_epoch_that_is_gone_costs_one_sync_by_manifest(synced: Site) ->
     forget_sealed_epochs(synced)
     assert synced.sync().method == "manifest"
     assert by_journal(synced.sync()).skipped
+
+
+def test_a_mirror_that_missed_a_file_is_noticed_behind_a_seal(synced: Site) -> None:
+    """The next epoch has a chain of its own: the number of files tells of what an older one hid."""
+    left = head(synced).epoch
+    put(synced.root / RUN / "media" / "hidden.png", b"1")
+    synced.publish(compact=True)
+    (_, place, identity) = next(each for each in reversed(places(synced, left)) if each[2] is not None)
+    put_cursor(synced, place, identity)
+    report = synced.sync()
+    assert (report.method, "another number of files" in report.fallback_reason) == ("manifest", True)
+    synced.assert_equal()
+    assert by_journal(synced.sync()).skipped

@@ -52,6 +52,7 @@ class JournalRung:
         self._evidence: Evidence | None = None
         self._is_news = False
         self._came_along = False
+        self._has_crossed = False
         self.held: int | None = None
         cursor = self._state.cursor
         self._last = cursor.identity if cursor is not None else None
@@ -155,8 +156,20 @@ class JournalRung:
             if replay.identity != head.identity or replay.place != head.end:
                 raise DamagedError("the journal ends at another state than its HEAD tells")
             self._came_along = cursor.began_empty
+            if cursor.identity is None or place.epoch != head.epoch:
+                self._has_crossed = True
             cursor = replay.cursor()
+        if self._has_crossed:
+            self._require_all(head)
         return self._conclude(replace(cursor, generated_at=head.generated_at))
+
+    def _require_all(self, head: Head) -> None:
+        """Within an epoch the chain tells a mirror that missed something; behind a base or a seal the number
+        of files has to."""
+        if not self._options.selection.is_everything or self._state.listed_count() == head.total_files:
+            return
+        self._state.move_cursor(Cursor(None, self._options.selection.key, None))
+        raise DamagedError("the journal tells of another number of files than its HEAD")
 
     def _replay(self, cursor: Cursor, lineage: str | None, *, is_new: bool = False) -> Replay:
         if self._options.delete:
@@ -183,6 +196,7 @@ class JournalRung:
             looked_at = max(looked_at, cursor.generated_at or 0.0)
             return self._conclude(replace(cursor, generated_at=looked_at))
         self._state.move_cursor(cursor)
+        self._has_crossed = True
         return self._go_on_from(cursor, replay.place)
 
     def _apply(self, replay: Replay, frames: Generator[Frame, None, None]) -> None:

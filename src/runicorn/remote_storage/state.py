@@ -242,6 +242,16 @@ class MirrorState:
         files, size = self._database.execute(query).fetchone()
         return int(files), int(size)
 
+    def listed_count(self) -> int:
+        """How many files the server lists, as far as that is known here: those that are in the mirror, and
+        those that have to be fetched."""
+        query = (
+            "SELECT (SELECT count(*) FROM files WHERE gone = 0)"
+            " + (SELECT count(*) FROM wanted LEFT JOIN files USING (folder, inner)"
+            " WHERE files.gone IS NULL OR files.gone = 1)"
+        )
+        return int(self._database.execute(query).fetchone()[0])
+
     def is_empty(self) -> bool:
         """Whether no file is known."""
         return self._database.execute("SELECT 1 FROM files LIMIT 1").fetchone() is None
