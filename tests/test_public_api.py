@@ -100,7 +100,8 @@ SIGNATURES: dict[str, tuple[Callable[..., Any], str]] = {
     ),
     "synchronize": (
         synchronize,
-        "transport, remote_root, mirror_root, options=None, observer=<ignore>, cancel=None, journal=None",
+        "transport, remote_root, mirror_root, options=None, observer=<ignore>, cancel=None, journal=None,"
+        " hands=None",
     ),
 }
 """Names, order and defaults of parameters: a change here breaks programs."""

@@ -12,7 +12,7 @@ import pytest
 
 from runicorn.errors import CancelledError, ConnectError, DiskFullError, RunicornError
 from runicorn.remote_storage import SyncOptions, synchronize
-from runicorn.remote_storage.report import FileDone
+from runicorn.remote_storage.report import BytesReceived
 from runicorn.remote_storage.transport import LocalTransport
 from tests.remote_storage.helpers import (
     OLD,
@@ -213,10 +213,13 @@ def test_damage_within_the_base_goes_on_with_the_manifest(framed: Site) -> None:
 
 def test_cancelled_first_sync_keeps_what_was_proven(framed: Site) -> None:
     cancel = threading.Event()
+    frames: list[object] = []
 
     def watch(event: object) -> None:
-        if isinstance(event, FileDone):
-            cancel.set()
+        if isinstance(event, BytesReceived):
+            frames.append(event)
+            if len(frames) == 5:
+                cancel.set()
 
     with pytest.raises(CancelledError):
         synchronize(LocalTransport(), str(framed.root), framed.mirror, SyncOptions(), watch, cancel)

@@ -21,6 +21,7 @@ from runicorn.errors import RunicornError, UsageError
 from runicorn.manifest.rules import escape
 
 if TYPE_CHECKING:
+    from runicorn.remote_storage.crew import Hands
     from runicorn.remote_storage.diff import SyncPlan
     from runicorn.remote_storage.options import SyncOptions
     from runicorn.remote_storage.report import Event, SyncReport
@@ -115,9 +116,11 @@ def _transport(connection: SshConnection | None) -> Iterator[Transport]:
 
 def _run_sync(source: Source, mirror: Path, options: SyncOptions, ssh: _Ssh, output: _Output) -> int:
     connection = _connection(source, ssh, output.verbose)
+    hands: Hands | None = None
     try:
         if connection is not None:
-            connection.start()  # it logs in while the rest is imported
+            connection.start()  # it logs in while the rest is imported, and while helpers start
+            hands = _hands(mirror, options)
         from runicorn.cli.progress import observed
         from runicorn.remote_storage.journal_reader import JournalReader
         from runicorn.remote_storage.manifest_sync import wait_jitter
@@ -137,13 +140,26 @@ def _run_sync(source: Source, mirror: Path, options: SyncOptions, ssh: _Ssh, out
 
             # What it leaves open ends with the connection.
             journal = JournalReader(transport, source.path.rstrip("/"))
-            result = synchronize(transport, source.path, mirror, options, tell, journal=journal)
+            result = synchronize(transport, source.path, mirror, options, tell, journal=journal, hands=hands)
             result.report.count_traffic(Traffic(), transport.traffic)
     finally:
+        if hands is not None:
+            hands.close()
         if connection is not None:
             connection.close()
     output.show(result.report, result.plan, mirror)
     return FINISHED_WITH_FAILURES if _is_incomplete(result.report, options) else 0
+
+
+def _hands(mirror: Path, options: SyncOptions) -> Hands | None:
+    """Processes that help with a first sync, when this looks like one."""
+    from runicorn.remote_storage.options import AUTO, JOURNAL
+
+    if options.dry_run or options.method not in (AUTO, JOURNAL) or mirror.exists():
+        return None
+    from runicorn.remote_storage.crew import Hands, most_hands
+
+    return Hands(most_hands())
 
 
 def _is_incomplete(report: SyncReport, options: SyncOptions) -> bool:

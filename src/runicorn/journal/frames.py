@@ -77,6 +77,37 @@ class Frame:
     end: Place
 
 
+@dataclass(frozen=True, slots=True)
+class StoredFrame:
+    """One frame whose chain was proven, as it lies in the journal.
+
+    Attributes:
+        kind: what it is.
+        codec: number of the codec of its payload, which this Python may lack.
+        stored: its payload.
+        size: bytes of the payload after decoding.
+        end: the place behind the frame.
+    """
+
+    kind: Kind
+    codec: int
+    stored: bytes
+    size: int
+    end: Place
+
+    def open(self) -> Frame:
+        """Decode its payload.
+
+        Raises:
+            DamagedError: it makes no sense; `UnsupportedVersionError` for a codec that this Python lacks.
+            UnsafeError: a bound is exceeded.
+        """
+        head, data = _split(expand(self.codec, self.stored, self.size))
+        if data and self.kind != Kind.FILES:
+            raise DamagedError("a frame of the journal has data where none can be")
+        return Frame(self.kind, head, data, self.end)
+
+
 def file_name(epoch: str) -> str:
     """The file of an epoch."""
     return f"{epoch}.journal"
@@ -154,10 +185,22 @@ class FrameReader:
             DamagedError: what is there is no frame that belongs here; `UnsupportedVersionError` when it is of
                 another major version or an unknown codec.
         """
-        while (frame := self._next()) is not None:
+        while (stored := self._next()) is not None:
+            frame = stored.open()
+            self._pass(stored)
             yield frame
 
-    def _next(self) -> Frame | None:
+    def stored_frames(self) -> Iterator[StoredFrame]:
+        """The same without their payloads decoded, for somebody else to do that.
+
+        Raises:
+            DamagedError: as of `frames`, but for the payloads.
+        """
+        while (stored := self._next()) is not None:
+            self._pass(stored)
+            yield stored
+
+    def _next(self) -> StoredFrame | None:
         if len(self._held) < FRAME_HEADER:
             return None
         magic, kind, codec, zero, stored_size, size = _FIXED.unpack_from(self._held)
@@ -169,12 +212,12 @@ class FrameReader:
         fixed, chain = bytes(self._held[: _FIXED.size]), bytes(self._held[_FIXED.size : FRAME_HEADER])
         if _chain(self.place.chain, fixed, stored) != chain:
             raise DamagedError(f"the journal is damaged at byte {self.place.offset}: its chain does not fit")
-        head, data = _split(expand(codec, stored, size))
-        if data and kind != Kind.FILES:
-            raise DamagedError("a frame of the journal has data where none can be")
-        del self._held[:end]
-        self.place = Place(self.place.epoch, self.place.offset + end, chain)
-        return Frame(Kind(kind), head, data, self.place)
+        place = Place(self.place.epoch, self.place.offset + end, chain)
+        return StoredFrame(Kind(kind), codec, stored, size, place)
+
+    def _pass(self, frame: StoredFrame) -> None:
+        del self._held[: frame.end.offset - self.place.offset]
+        self.place = frame.end
 
 
 def _require_header(magic: bytes, kind: int, zero: int, largest: int) -> None:

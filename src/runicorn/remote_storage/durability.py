@@ -46,7 +46,8 @@ class Barrier:
         return _BATCH_OF_SINGLE_FLUSHES if _SYNCFS is None else _BATCH
 
     @staticmethod
-    def _flushes_each(files: int) -> bool:
+    def flushes_each(files: int) -> bool:
+        """Whether so many files, and their folders, are flushed one by one; else `wait` is enough."""
         return _SYNCFS is None or files <= _FEW_FILES
 
     def contents(self, openers: Sequence[Callable[[], int]]) -> None:
@@ -58,7 +59,7 @@ class Barrier:
         Raises:
             OSError: the disk refused.
         """
-        if not self._flushes_each(len(openers)):
+        if not self.flushes_each(len(openers)):
             self.wait()
             return
         for opener in openers:
@@ -78,7 +79,7 @@ class Barrier:
         Raises:
             OSError: the disk refused.
         """
-        if not self._flushes_each(files):
+        if not self.flushes_each(files):
             self.wait()
             return
         for folder in folders:

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import cast
 
 from runicorn.errors import DamagedError, NoJournalError, RequestError, UnsafeError
-from runicorn.journal.frames import FOLDER, Frame, FrameReader, Kind, Place, file_name
+from runicorn.journal.frames import FOLDER, FrameReader, Kind, Place, StoredFrame, file_name
 from runicorn.journal.head import HEAD_NAME, MAX_HEAD, Head, decode_head
 from runicorn.journal.sections import decode_begin, decode_seal
 from runicorn.manifest.rules import ARTEFACT_FOLDER
@@ -179,7 +179,7 @@ class JournalReader:
         media: bool,
         cancel: threading.Event,
         received: Callable[[int], None],
-    ) -> Generator[Frame, None, None]:
+    ) -> Generator[StoredFrame, None, None]:
         """The frames from a place to HEAD's end, over all epochs in between.
 
         Args:
@@ -197,7 +197,7 @@ class JournalReader:
         """
         lineage = head.identity.lineage
         for _ in range(_MOST_EPOCHS):
-            seal: Frame | None = None
+            seal: StoredFrame | None = None
             is_last = place.epoch == head.epoch
             begins = place.offset == 0
             with closing(self._of_epoch(place, head if is_last else None, media, cancel, received)) as frames:
@@ -216,7 +216,7 @@ class JournalReader:
                 raise NoJournalError("its epoch was left without a seal")
             if is_last:
                 raise DamagedError("the journal's HEAD names an epoch that was left")
-            place = decode_seal(seal, lineage).place
+            place = decode_seal(seal.open(), lineage).place
         raise DamagedError("the journal's epochs do not end")
 
     def leads_on(self, head: Head, epoch: str, cancel: threading.Event) -> bool:
@@ -229,12 +229,12 @@ class JournalReader:
         with closing(self._range(head.end, end, cancel, _ignore, whole=False)) as frames:
             for frame in frames:
                 if frame.kind is Kind.SEAL:
-                    return decode_seal(frame, head.identity.lineage).place.epoch == epoch
+                    return decode_seal(frame.open(), head.identity.lineage).place.epoch == epoch
         return False
 
     def tail(
         self, place: Place, end: Place, *, cancel: threading.Event, received: Callable[[int], None]
-    ) -> Generator[Frame, None, None]:
+    ) -> Generator[StoredFrame, None, None]:
         """The frames from a place on, up to what a poll has found committed.
 
         Raises:
@@ -249,7 +249,7 @@ class JournalReader:
         media: bool,
         cancel: threading.Event,
         received: Callable[[int], None],
-    ) -> Generator[Frame, None, None]:
+    ) -> Generator[StoredFrame, None, None]:
         """The frames of one epoch; with a HEAD those up to its end, and all of them have to be there."""
         end = head.end if head is not None else None
         skips = head is not None and not media and place.offset <= head.media.begin < head.media.end.offset
@@ -267,7 +267,7 @@ class JournalReader:
 
     def _range(
         self, place: Place, end: int, cancel: threading.Event, received: Callable[[int], None], *, whole: bool
-    ) -> Generator[Frame, None, None]:
+    ) -> Generator[StoredFrame, None, None]:
         if place.offset > end:
             raise DamagedError(f"the journal has {end} bytes, and the client has read {place.offset}")
         last = place
@@ -279,12 +279,12 @@ class JournalReader:
         if whole and last.offset != end:
             raise DamagedError(f"the journal ends behind byte {last.offset}, before {end}")
 
-    def _decoded(self, place: Place, end: int, cancel: threading.Event) -> Generator[Frame, None, None]:
+    def _decoded(self, place: Place, end: int, cancel: threading.Event) -> Generator[StoredFrame, None, None]:
         reader = FrameReader(place)
         with closing(self._chunks(place, end, cancel)) as chunks:
             for chunk in chunks:
                 reader.feed(chunk)
-                yield from reader.frames()
+                yield from reader.stored_frames()
 
     def _chunks(self, place: Place, end: int, cancel: threading.Event) -> Generator[bytes, None, None]:
         early_place, early = self._early
@@ -355,8 +355,8 @@ def _ignore(_count: int) -> None:
     return
 
 
-def _require_begin(frame: Frame, epoch: str, lineage: str | None) -> None:
-    if decode_begin(frame) != (epoch, lineage):
+def _require_begin(frame: StoredFrame, epoch: str, lineage: str | None) -> None:
+    if decode_begin(frame.open()) != (epoch, lineage):
         raise DamagedError("an epoch of the journal is of another history than its HEAD")
 
 

@@ -7,15 +7,17 @@ from contextlib import closing
 from dataclasses import replace
 
 from runicorn.errors import DamagedError, NoJournalError, UnsafeError
-from runicorn.journal.frames import Frame, Kind, Place, beginning
+from runicorn.journal.frames import Kind, Place, StoredFrame, beginning
 from runicorn.journal.head import Head
 from runicorn.manifest.model import Header
 from runicorn.remote_storage import rung
 from runicorn.remote_storage.context import SyncContext
+from runicorn.remote_storage.crew import WORTH_BYTES, Hands, most_hands
 from runicorn.remote_storage.diff import Note, SyncPlan, Transfer, decide
 from runicorn.remote_storage.journal_reader import JournalReader
 from runicorn.remote_storage.known import Cursor, Listed
 from runicorn.remote_storage.options import JOURNAL
+from runicorn.remote_storage.planting import Planting
 from runicorn.remote_storage.poll import Poll
 from runicorn.remote_storage.removal import Evidence, settle_marked
 from runicorn.remote_storage.replay import Replay
@@ -151,7 +153,7 @@ class JournalRung:
                 cancel=self._context.cancel,
                 received=self._received,
             )
-            replay = self._replay(cursor, head.identity.lineage, is_new=is_new)
+            replay = self._replay(cursor, head.identity.lineage, head if is_new else None)
             self._apply(replay, frames)
             if replay.identity != head.identity or replay.place != head.end:
                 raise DamagedError("the journal ends at another state than its HEAD tells")
@@ -171,10 +173,18 @@ class JournalRung:
         self._state.move_cursor(Cursor(None, self._options.selection.key, None))
         raise DamagedError("the journal tells of another number of files than its HEAD")
 
-    def _replay(self, cursor: Cursor, lineage: str | None, *, is_new: bool = False) -> Replay:
+    def _replay(self, cursor: Cursor, lineage: str | None, base_of: Head | None = None) -> Replay:
+        """Args: base_of: HEAD of the base that an empty mirror begins with."""
         if self._options.delete:
             self.count_held()  # before anything is applied
-        return Replay(self._context, self._state.lineage[1], cursor, lineage, is_new=is_new)
+        epoch, planting = self._state.lineage[1], None
+        if base_of is not None and cursor.place is not None:
+            hands = self._context.hands
+            if hands is None:
+                size = rung.base_bytes(base_of, cursor.place, self._options.selection)
+                hands = Hands(most_hands() if size >= WORTH_BYTES else 0)
+            planting = Planting(self._context, epoch, cursor, cursor.place, hands)
+        return Replay(self._context, epoch, cursor, lineage, planting)
 
     def _go_on_polled(self, cursor: Cursor, place: Place, poll: Poll) -> SyncPlan | None:
         """Go on in an epoch that is open, without HEAD."""
@@ -199,21 +209,22 @@ class JournalRung:
         self._has_crossed = True
         return self._go_on_from(cursor, replay.place)
 
-    def _apply(self, replay: Replay, frames: Generator[Frame, None, None]) -> None:
-        try:
-            with closing(frames):
-                for frame in frames:
-                    replay.take(frame)
-                    if frame.kind is Kind.COMMIT and replay.header is not None:
-                        self._take_commit(replay.header)
-        except UnsafeError:
-            replay.discard()
-            raise
-        except BaseException:
-            # What was proven is put in place, so that the next sync goes on behind it.
+    def _apply(self, replay: Replay, frames: Generator[StoredFrame, None, None]) -> None:
+        with closing(replay):
+            try:
+                with closing(frames):
+                    for frame in frames:
+                        replay.take(frame)
+                        if frame.kind is Kind.COMMIT and replay.header is not None:
+                            self._take_commit(replay.header)
+            except UnsafeError:
+                replay.discard()
+                raise
+            except BaseException:
+                # What was proven is put in place, so that the next sync goes on behind it.
+                replay.flush()
+                raise
             replay.flush()
-            raise
-        replay.flush()
 
     def _received(self, count: int) -> None:
         self._context.observe(BytesReceived(count))

@@ -26,9 +26,8 @@ from runicorn.remote_storage.records import append_records
 from runicorn.remote_storage.staging import (
     FILE_FLAGS,
     StagedFile,
-    finish_file,
     signature_of,
-    write_all,
+    stage_file,
 )
 
 STATE_FOLDER = rules.ARTEFACT_FOLDER
@@ -88,6 +87,11 @@ class Mirror:
                 os.close(self._staging_fd)
             os.close(self.fd)
             self.fd = -1
+
+    @property
+    def staging_fd(self) -> int:
+        """The open folder for staged files."""
+        return self._staging_fd
 
     # -- folders ---------------------------------------------------------------------------
 
@@ -244,16 +248,11 @@ class Mirror:
             name: of the staged file; by default one of its own.
         """
         name = name or self._new_name()
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | FILE_FLAGS, 0o666, dir_fd=self._staging_fd)
-        staged = StagedFile(self._staging_fd, name)
-        try:
-            write_all(fd, data, 0)
-            return staged, finish_file(fd, mtime_ns)
-        except BaseException:
-            staged.discard()
-            raise
-        finally:
-            os.close(fd)
+        return self.staged(name), stage_file(self._staging_fd, name, data, mtime_ns)
+
+    def staged(self, name: str) -> StagedFile:
+        """A staged file that is there, by its name in the folder for staged files."""
+        return StagedFile(self._staging_fd, name)
 
     def is_empty(self) -> bool:
         """Whether nothing but the state folder lies in it."""

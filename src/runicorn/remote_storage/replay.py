@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 
 from runicorn.errors import DamagedError, DiskFullError, MirrorError
-from runicorn.journal.frames import Frame, Kind, Place
+from runicorn.journal.frames import Kind, Place, StoredFrame
 from runicorn.journal.sections import (
     Carried,
     Change,
@@ -23,13 +23,14 @@ from runicorn.journal.sections import (
 )
 from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher, block_digest
 from runicorn.manifest.model import FileEntry, Header, Identity, Run
-from runicorn.manifest.rules import escape
 from runicorn.remote_storage.context import SyncContext
 from runicorn.remote_storage.diff import Note, decide
 from runicorn.remote_storage.disk_errors import mirror_error
 from runicorn.remote_storage.fetch import mtime_ns_of
 from runicorn.remote_storage.installing import Installer, Ready
 from runicorn.remote_storage.known import Cursor, Known, Listed, LocalFile
+from runicorn.remote_storage.planting import Planting
+from runicorn.remote_storage.stager import not_as_listed
 from runicorn.remote_storage.staging import StagedFile, finish_file
 
 _NEWLINE = ord("\n")
@@ -45,8 +46,7 @@ class Replay:
         epoch: epoch of the mirror that files are recorded in.
         cursor: where the mirror is; it has a place.
         lineage: the lineage of all states.
-        is_new: whether the mirror was empty before the first frame, so that a file of the base need not
-            be looked for.
+        planting: puts the files of the base in place, when the mirror was empty before it.
 
     Attributes:
         header: the last commit; None before the first.
@@ -54,12 +54,17 @@ class Replay:
     """
 
     def __init__(
-        self, context: SyncContext, epoch: int, cursor: Cursor, lineage: str | None, *, is_new: bool = False
+        self,
+        context: SyncContext,
+        epoch: int,
+        cursor: Cursor,
+        lineage: str | None,
+        planting: Planting | None = None,
     ) -> None:
         if cursor.place is None:
             raise ValueError("the journal is replayed from a place")
         self._context = context
-        self._is_new = is_new
+        self._planting = planting
         self._mirror, self._state = context.mirror.tree, context.mirror.state
         self._epoch = epoch
         self._lineage = lineage
@@ -79,7 +84,7 @@ class Replay:
         """The state that the mirror is at; None within a base."""
         return self._identity
 
-    def take(self, frame: Frame) -> None:
+    def take(self, frame: StoredFrame) -> None:
         """Apply one frame.
 
         Raises:
@@ -90,21 +95,36 @@ class Replay:
         self._context.check()
         if frame.end.epoch != self.place.epoch:
             raise DamagedError("the journal goes on behind a seal")
+        if frame.kind is Kind.FILES and self._planting is not None:
+            self._planting.take(frame)
+            return
+        if frame.kind is not Kind.BEGIN:
+            self._end_planting()
         if frame.kind is Kind.FILES:
-            self._is_committed = False
-            for section in decode_files(frame):
-                self._take_section(section)
-            if self._identity is None:
-                self.place = frame.end
+            self._take_files(frame)
         elif frame.kind is Kind.COMMIT:
-            self._commit(decode_commit(frame), frame.end)
+            self._commit(decode_commit(frame.open()), frame.end)
         elif frame.kind is Kind.SEAL:
-            seal = decode_seal(frame, self._lineage)
+            seal = decode_seal(frame.open(), self._lineage)
             if seal.identity != self._identity or not self._is_committed:
                 raise DamagedError("a seal of the journal is of another state than the commit before it")
             self.place = seal.place
         if self._installer.is_due:
             self.flush()
+
+    def _take_files(self, frame: StoredFrame) -> None:
+        self._is_committed = False
+        for section in decode_files(frame.open()):
+            self._take_section(section)
+        if self._identity is None:
+            self.place = frame.end
+
+    def _end_planting(self) -> None:
+        planting = self._planting
+        if planting is not None:
+            planting.finish()
+            self._planting = None
+            self._removed, self.place = planting.removed, planting.place
 
     def flush(self) -> None:
         """Put in place and record what was applied, and the place with it.
@@ -117,6 +137,9 @@ class Replay:
         if self._has_lost:
             return
         try:
+            if self._planting is not None:
+                self._planting.flush()
+                return  # it has recorded the place
             self._installer.flush(self.cursor())
         except BaseException:
             self._has_lost = True
@@ -124,7 +147,14 @@ class Replay:
 
     def discard(self) -> None:
         """Give up what was not flushed."""
+        if self._planting is not None:
+            self._planting.discard()
         self._installer.discard()
+
+    def close(self) -> None:
+        """End what helps."""
+        if self._planting is not None:
+            self._planting.close()
 
     def cursor(self) -> Cursor:
         """Where the mirror is."""
@@ -177,8 +207,6 @@ class Replay:
                 known[entry.path] = ready.known
             else:
                 others.append(entry)
-        if self._is_new and self._identity is None:
-            return known
         found = self._context.knowledge.of_entries(run, others)
         known.update((f"{run.folder}/{inner}", each) for inner, each in found.items())
         return known
@@ -235,7 +263,7 @@ class Replay:
     def _put_state_file(self, run: Run, entry: FileEntry, carried: Carried) -> None:
         digest = hashlib.sha256(carried.data)
         if digest.hexdigest() != carried.digest:
-            raise _not_as_listed(entry)
+            raise not_as_listed(entry)
         self._put(run, entry, carried, (digest.digest(),), None)
 
     def _put_log(self, run: Run, entry: FileEntry, carried: Carried) -> None:
@@ -243,7 +271,7 @@ class Replay:
         hasher.update(carried.data)
         hashes = tuple(hasher.hashes())
         if block_digest(hashes) != carried.digest:
-            raise _not_as_listed(entry)
+            raise not_as_listed(entry)
         self._put(run, entry, carried, hashes, hasher)
 
     def _put(
@@ -300,9 +328,3 @@ class Replay:
 def _want_again(_ready: Ready, _error: MirrorError) -> bool:
     """What cannot take its name is tried once more with the wanted files, which name the reason."""
     return True
-
-
-def _not_as_listed(entry: FileEntry) -> DamagedError:
-    return DamagedError(
-        f"the bytes that the journal carries of '{escape(entry.path)}' are not the listed ones"
-    )

@@ -71,6 +71,32 @@ class StagedFile:
             return
 
 
+def stage_file(folder_fd: int, name: str, data: bytes | memoryview, mtime_ns: int) -> LocalFile:
+    """Make a staged file that is complete.
+
+    Args:
+        folder_fd: open folder for staged files.
+        name: its name there, which is free.
+        data: its content.
+        mtime_ns: its time of last change, nanoseconds since the epoch.
+
+    Returns:
+        What it will look like in the mirror.
+
+    Raises:
+        OSError: it cannot be written; nothing of it is left.
+    """
+    fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | FILE_FLAGS, 0o666, dir_fd=folder_fd)
+    try:
+        write_all(fd, data, 0)
+        return finish_file(fd, mtime_ns)
+    except BaseException:
+        os.unlink(name, dir_fd=folder_fd)
+        raise
+    finally:
+        os.close(fd)
+
+
 def finish_file(fd: int, mtime_ns: int) -> LocalFile:
     """Set the time of an open file that is complete, and say what it looks like now."""
     os.utime(fd, ns=(mtime_ns, mtime_ns))

@@ -11,6 +11,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
@@ -297,13 +298,37 @@ class MirrorState:
         self._database.executemany("DELETE FROM wanted WHERE folder = ? AND inner = ?", gone)
 
     def _put_rows(self, rows: list[tuple[str, str, Known]]) -> None:
-        self._database.executemany(
-            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [(folder, inner, *row_of(known)) for folder, inner, known in rows],
-        )
+        self._insert([(folder, inner, *row_of(known)) for folder, inner, known in rows])
         if not self.wants_nothing():
             keys = [(folder, inner) for folder, inner, _ in rows]
             self._database.executemany("DELETE FROM wanted WHERE folder = ? AND inner = ?", keys)
+
+    def _insert(self, rows: list[tuple[Any, ...]]) -> None:
+        rows.sort(key=itemgetter(0, 1))  # neighbours in the table are written one after the other
+        self._database.executemany(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+        )
+
+    def record_base(
+        self, rows: Iterable[tuple[Any, ...]], wanted: list[tuple[Any, ...]], cursor: Cursor
+    ) -> None:
+        """Commit a part of a base in a mirror that was empty before it.
+
+        Args:
+            rows: run folder, path within it and the columns of each file that is on disk.
+            wanted: rows of the files that have to be fetched.
+            cursor: where the mirror is after that.
+
+        Raises:
+            MirrorError: the database cannot be written.
+        """
+        try:
+            with transaction(self._database):
+                self._insert(list(rows))
+                self._put_wanted(wanted)
+                self._set("cursor", cursor_text(cursor))
+        except sqlite3.Error as error:
+            self._raise(error)
 
     def _put_wanted(self, wanted: list[tuple[Any, ...]]) -> None:
         self._database.executemany("INSERT OR REPLACE INTO wanted VALUES (?, ?, ?, ?, ?, ?)", wanted)

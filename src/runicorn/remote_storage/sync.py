@@ -29,6 +29,7 @@ from runicorn.manifest.model import Identity
 from runicorn.manifest.rules import escape
 from runicorn.remote_storage import rung
 from runicorn.remote_storage.context import SyncContext
+from runicorn.remote_storage.crew import Hands
 from runicorn.remote_storage.diff import SyncPlan
 from runicorn.remote_storage.disk_errors import mirror_error
 from runicorn.remote_storage.journal_reader import JournalReader
@@ -74,6 +75,7 @@ def synchronize(  # noqa: PLR0913, PLR0917 - what a sync is made of
     observer: Observer = ignore,
     cancel: threading.Event | None = None,
     journal: JournalReader | None = None,
+    hands: Hands | None = None,
 ) -> SyncResult:
     """Bring a mirror to the state of a root.
 
@@ -87,6 +89,8 @@ def synchronize(  # noqa: PLR0913, PLR0917 - what a sync is made of
         journal: reads the journal of this root over this transport. Whoever syncs again over the same
             connection passes the same one each time, and closes it: then a sync without news takes one
             round trip.
+        hands: processes that wait to help with the first sync of a mirror; the caller closes them. Without,
+            they are started when they are worth it.
 
     Raises:
         RunicornError: one of its classes for each cause, see `runicorn.errors`. Files that
@@ -103,7 +107,9 @@ def synchronize(  # noqa: PLR0913, PLR0917 - what a sync is made of
         stop = cancel or threading.Event()
         report = SyncReport(dry_run=options.dry_run)
         knowledge = Knowledge(mirror)
-        context = SyncContext(transport, remote_root, mirror, options, observer, stop, knowledge, report)
+        context = SyncContext(
+            transport, remote_root, mirror, options, observer, stop, knowledge, report, hands
+        )
         if journal is None:
             journal = JournalReader(transport, remote_root)
             stack.callback(_close, journal)
