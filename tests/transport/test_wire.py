@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from runicorn.errors import ProtocolError, RequestError
 from runicorn.remote_storage.transport import wire
 from runicorn.remote_storage.transport.base import Attributes
+from runicorn.remote_storage.transport.shown import printable
 
 Words = st.binary(max_size=40)
 NUMBER = struct.pack(">I", 7)
@@ -207,7 +208,7 @@ def test_path_that_no_server_has_is_refused(path: str) -> None:
 
 @given(st.text() | st.binary())
 def test_printable_has_no_control_characters(words: str | bytes) -> None:
-    shown = wire.printable(words, 50)
+    shown = printable(words, 50)
     assert shown.isprintable()
     assert len(shown) <= 53
 

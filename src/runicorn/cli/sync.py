@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import shlex
 import sys
@@ -121,6 +120,7 @@ def _run_sync(source: Source, mirror: Path, options: SyncOptions, ssh: _Ssh, out
         if connection is not None:
             connection.start()  # it logs in while the rest is imported, and while helpers start
             hands = _hands(mirror, options)
+        _log_to_stderr(output.verbose, output.quiet)
         from runicorn.cli.progress import observed
         from runicorn.remote_storage.journal_reader import JournalReader
         from runicorn.remote_storage.manifest_sync import wait_jitter
@@ -272,6 +272,8 @@ def _warnings(report: SyncReport, quiet: bool) -> Iterator[str]:
 
 
 def _log_to_stderr(verbose: bool, quiet: bool) -> None:
+    import logging
+
     level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
     logging.basicConfig(stream=sys.stderr, format="runicorn: %(message)s")
     logging.getLogger("runicorn").setLevel(level)
@@ -335,7 +337,6 @@ def command(source: str, mirror: Path | None, **options: Any) -> int:
     """Run the command; returns the exit code."""
     from runicorn.remote_storage.source import parse_source
 
-    _log_to_stderr(options["verbose"], options["quiet"])
     output = _Output(options["as_json"], options["verbose"], options["quiet"], options["jitter"])
     ssh = _Ssh(options["port"], options["identity"], options["ssh_command"])
     try:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from runicorn.errors import UsageError
 from runicorn.manifest import rules
-from runicorn.manifest.model import FileEntry, Run
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
+
+    from runicorn.manifest.model import FileEntry, Run
 
 
 @dataclass(frozen=True)

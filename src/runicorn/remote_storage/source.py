@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -46,6 +45,8 @@ class Source:
 
     def folder_name(self) -> str:
         """A name for a mirror of it: readable, its own, without characters that any system dislikes."""
+        import hashlib  # what runs before the login is kept short
+
         parts = [self.host or "local", *self.path.strip("/").split("/")]
         readable = "_".join(filter(None, (_SAFE.sub("-", part).strip(".-") for part in parts)))
         return f"{readable[:_READABLE]}-{hashlib.sha256(self.identity.encode()).hexdigest()[:8]}"

@@ -14,6 +14,7 @@ from runicorn.remote_storage.transport.base import Job, Traffic, Transport
 from runicorn.remote_storage.transport.channel import ByteChannel
 from runicorn.remote_storage.transport.records import SessionOptions
 from runicorn.remote_storage.transport.session import Session
+from runicorn.remote_storage.transport.shown import printable
 
 _SMALLEST_RECEIVE: Final = 64 * 1024
 _LARGEST_RECEIVE: Final = 1024 * 1024
@@ -271,7 +272,7 @@ class SftpEngine:
                 seen += more
         except TransportError:
             pass
-        text = wire.printable(seen.split(b"\0")[0].strip())
+        text = printable(seen.split(b"\0")[0].strip())
         raise ProtocolError(
             f"the server printed text where SFTP was expected: {text!r}", hint=_TEXT_HINT
         ) from error

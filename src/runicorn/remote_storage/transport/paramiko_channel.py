@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from runicorn.errors import ConnectError, HostKeyError, ProtocolError, StallError, TransportError, UsageError
 from runicorn.remote_storage.transport.channel import stalled
 from runicorn.remote_storage.transport.engine import SftpEngine
-from runicorn.remote_storage.transport.wire import printable
+from runicorn.remote_storage.transport.shown import printable
 
 if TYPE_CHECKING:
     import paramiko

@@ -11,13 +11,15 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from runicorn.errors import ConnectError, HostKeyError, TransportError, UsageError
 from runicorn.remote_storage.transport.channel import FdChannel
-from runicorn.remote_storage.transport.engine import SftpEngine
 from runicorn.remote_storage.transport.sharing import OPENSSH_OPTIONS, Sharing, is_openssh
-from runicorn.remote_storage.transport.wire import printable
+from runicorn.remote_storage.transport.shown import printable
+
+if TYPE_CHECKING:
+    from runicorn.remote_storage.transport.engine import SftpEngine
 
 LOGIN_SECONDS: Final = 180.0
 """Seconds that logging in may take: sshd gives a person at a prompt 120."""
@@ -190,6 +192,8 @@ class SshConnection:
             return self._engine
         self.start()
         assert self._channel is not None  # noqa: S101 - start() made it
+        from runicorn.remote_storage.transport.engine import SftpEngine  # while ssh logs in
+
         try:
             self._engine = SftpEngine(self._channel, timeout=self._timeout, login_timeout=self._login_timeout)
         except ConnectError as error:
@@ -199,7 +203,7 @@ class SshConnection:
         return self._engine
 
     def close(self) -> None:
-        """End ssh: by the end of its input, then by a signal. May be called more than once."""
+        """End ssh. May be called more than once."""
         if self._engine is not None:
             self._engine.close()
         if self._channel is not None:
@@ -216,9 +220,10 @@ class SshConnection:
         process = self._process
         if process is None or process.returncode is not None:
             return
-        # A further one has no connection of its own to take leave of.
-        patience = _LEAVE_SECONDS if self._is_first else 0.0
         try:
+            # On a signal OpenSSH's takes leave of the server at once; at the end of its input it waits for
+            # an answer of the server.
+            patience = 0.0 if is_openssh(self._argv[0]) else _LEAVE_SECONDS
             for stop in (process.terminate, process.kill):
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(patience)

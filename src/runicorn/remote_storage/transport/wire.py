@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from runicorn.errors import ProtocolError, RequestError
 from runicorn.remote_storage.transport.base import Attributes, DirectoryEntry
+from runicorn.remote_storage.transport.shown import printable
 
 VERSION: Final = 3
 MAX_PACKET: Final = 256 * 1024 + 1024
@@ -96,16 +97,6 @@ class ServerLimits:
     packet_length: int
     read_length: int
     open_handles: int
-
-
-def printable(text: str | bytes, limit: int = 200) -> str:
-    """Text of a peer made safe to show: no control characters, at most ``limit`` characters."""
-    if isinstance(text, bytes):
-        text = text[: 4 * limit].decode("utf-8", "surrogateescape")
-    shown = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text[:limit]
-    )
-    return shown if len(text) <= limit and len(shown) <= limit else shown[:limit] + "..."
 
 
 def status_name(code: int) -> str:
