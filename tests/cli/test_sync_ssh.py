@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import socket
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from testbed.sshd import Sshd, find_sftp_server
-from tests.faults.process import generate, over, run_files, sync
+from tests.faults.process import PROJECT_ROOT, generate, over, run_files, sync
 from tests.manifest.helpers import PATH_RUN, PROJECT_RUN, make_run
 
 
@@ -45,6 +46,41 @@ def without(command: list[str], *options: str) -> str:
             continue
         kept += [word, value] if value else [word]
     return shlex.join(kept)
+
+
+BEFORE_THE_LOGIN = """
+import os, subprocess, sys
+REAL = subprocess.Popen.__init__
+def started(self, *arguments, **options):
+    subprocess.Popen.__init__ = REAL
+    with open(os.environ["MODULES"], "w") as file:
+        file.write("\\n".join(sys.modules))
+    return REAL(self, *arguments, **options)
+subprocess.Popen.__init__ = started
+"""
+
+
+def test_little_is_imported_before_the_login(server: Sshd, root: Path, mirror: Path, tmp_path: Path) -> None:
+    """What is imported later costs no time: the server has to answer anyhow."""
+    (tmp_path / "watch").mkdir()
+    (tmp_path / "watch/sitecustomize.py").write_text(BEFORE_THE_LOGIN, encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path / "watch"), str(PROJECT_ROOT)])
+    modules = tmp_path / "modules"
+    sync(
+        *over(server), f"{server.host}:{root}", mirror, env={"PYTHONPATH": path, "MODULES": str(modules)}
+    ).expect(0)
+    loaded = set(modules.read_text(encoding="utf-8").split())
+    assert "runicorn.remote_storage.transport.ssh" in loaded
+    later = {
+        "hashlib",
+        "logging",
+        "rich",
+        "sqlite3",
+        "runicorn.manifest.model",
+        "runicorn.remote_storage.sync",
+        "runicorn.remote_storage.transport.engine",
+    }
+    assert not later & loaded
 
 
 # -- reaching a server ---------------------------------------------------------------------
