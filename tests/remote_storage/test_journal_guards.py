@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from runicorn.errors import DiskFullError
 from runicorn.remote_storage import ManifestSyncClient, SyncOptions
 from runicorn.remote_storage.transport import LocalTransport
 from tests.remote_storage.helpers import RUN, Site, make_run, put, run_files
 from tests.remote_storage.journal_helpers import (
     Counting,
     by_journal,
+    by_manifest,
+    change_head,
     forget_sealed_epochs,
     head,
+    head_path,
     places,
     put_cursor,
     state_of,
@@ -138,6 +143,16 @@ def test_a_sealed_epoch_that_is_gone_costs_one_sync_by_manifest(synced: Site) ->
     forget_sealed_epochs(synced)
     assert synced.sync().method == "manifest"
     assert by_journal(synced.sync()).skipped
+
+
+def test_a_sum_that_no_disk_has_room_for_is_looked_up_in_the_manifest(site: Site) -> None:
+    site.publish()
+    statistics = json.loads(head_path(site).read_bytes().partition(b"\n")[0])["statistics"]
+    change_head(site, statistics={**statistics, "total_bytes": 2**63 - 1})
+    with pytest.raises(DiskFullError):
+        site.sync(method="journal")
+    by_manifest(site.sync(), "no room")
+    site.assert_equal()
 
 
 def test_a_mirror_that_missed_a_file_is_noticed_behind_a_seal(synced: Site) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 
-from runicorn.errors import DamagedError, NoJournalError, UnsafeError
+from runicorn.errors import DamagedError, DiskFullError, NoJournalError, UnsafeError
 from runicorn.journal.frames import Kind, Place, StoredFrame, beginning
 from runicorn.journal.head import Head
 from runicorn.manifest.model import Header
@@ -117,12 +117,21 @@ class JournalRung:
         if not self._insists and not listing_read and rung.asks_for_listing(head, self._options.selection):
             raise ListingFirst
         if is_new and self._options.selection.is_everything:
-            self._context.require_space(head.total_bytes)
+            self._require_space(head)
         place = beginning(head.epoch)
         cursor = Cursor(None, self._options.selection.key, head.generated_at, place=place, began_empty=is_new)
         self._state.enter_lineage(head.identity.lineage, self._options.source)
         self._state.begin_base(cursor)
         return self._go_on(head, cursor, place, is_new=is_new)
+
+    def _require_space(self, head: Head) -> None:
+        """HEAD's sum is a number that nothing proves; the manifest's is that of its entries."""
+        try:
+            self._context.require_space(head.total_bytes)
+        except DiskFullError as error:
+            if self._insists:
+                raise
+            raise NoJournalError("the mirror's disk has no room for what the journal's HEAD tells") from error
 
     def _is_ahead(self, head: Head, cursor: Cursor, place: Place) -> bool:
         """Whether the mirror has read by a poll what HEAD, which is written last, does not tell yet."""
