@@ -53,7 +53,7 @@ def framed(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
 @pytest.fixture
 def hands() -> Iterator[Hands]:
     hands = Hands(2)
-    assert len(hands.all) == 2
+    assert len(hands.pids) == 2
     yield hands
     hands.close()
 
@@ -110,7 +110,7 @@ def test_with_and_without_helpers_the_same_is_in_place_and_recorded(
 
 
 def test_they_end_with_the_sync(framed: Site, hands: Hands) -> None:
-    pids = [hand.pid for hand in hands.all]
+    pids = hands.pids
     first_sync(framed, hands)
     assert all(end_of(pid) for pid in pids)
 
@@ -130,21 +130,22 @@ def test_only_what_is_selected(framed: Site, hands: Hands) -> None:
 @pytest.mark.parametrize("frames", [1, 5, 20])
 def test_one_that_is_killed_costs_nothing_but_time(framed: Site, hands: Hands, frames: int) -> None:
     seen: list[object] = []
+    pid = hands.pids[0]
 
     def watch(event: object) -> None:
         if isinstance(event, BytesReceived):
             seen.append(event)
             if len(seen) == frames:
-                os.kill(hands.all[0].pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
 
     by_journal(first_sync(framed, hands, watch))
     framed.assert_equal()
 
 
 def test_all_gone_before_the_beginning(framed: Site, hands: Hands) -> None:
-    for hand in hands.all:
-        os.kill(hand.pid, signal.SIGKILL)
-        assert end_of(hand.pid)
+    for pid in hands.pids:
+        os.kill(pid, signal.SIGKILL)
+        assert end_of(pid)
     by_journal(first_sync(framed, hands))
     framed.assert_equal()
 
@@ -152,7 +153,7 @@ def test_all_gone_before_the_beginning(framed: Site, hands: Hands) -> None:
 def test_none_can_be_started(framed: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(framed.root / "none"))
     hands = Hands(2)
-    assert hands.all == []
+    assert hands.pids == []
     by_journal(first_sync(framed, hands))
     framed.assert_equal()
 

@@ -116,10 +116,13 @@ def _transport(connection: SshConnection | None) -> Iterator[Transport]:
 def _run_sync(source: Source, mirror: Path, options: SyncOptions, ssh: _Ssh, output: _Output) -> int:
     connection = _connection(source, ssh, output.verbose)
     hands: Hands | None = None
-    try:
+    with contextlib.ExitStack() as stack:
         if connection is not None:
+            stack.callback(connection.close)
             connection.start()  # it logs in while the rest is imported, and while helpers start
             hands = _hands(mirror, options)
+        if hands is not None:
+            stack.callback(hands.close)
         _log_to_stderr(output.verbose, output.quiet)
         from runicorn.cli.progress import observed
         from runicorn.remote_storage.journal_reader import JournalReader
@@ -142,11 +145,6 @@ def _run_sync(source: Source, mirror: Path, options: SyncOptions, ssh: _Ssh, out
             journal = JournalReader(transport, source.path.rstrip("/"))
             result = synchronize(transport, source.path, mirror, options, tell, journal=journal, hands=hands)
             result.report.count_traffic(Traffic(), transport.traffic)
-    finally:
-        if hands is not None:
-            hands.close()
-        if connection is not None:
-            connection.close()
     output.show(result.report, result.plan, mirror)
     return FINISHED_WITH_FAILURES if _is_incomplete(result.report, options) else 0
 

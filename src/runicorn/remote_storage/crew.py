@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import secrets
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
+from runicorn._version import __version__
 from runicorn.errors import RunicornError
 from runicorn.journal.frames import Kind, Place, StoredFrame
 from runicorn.remote_storage.selection import Selection
 from runicorn.remote_storage.stager import StagedSection, Stager
+from runicorn.remote_storage.staging import discard_folder
 
 WORTH_BYTES = 8 * 1024**2
 """Bytes of the journal from which on processes are worth their start."""
@@ -33,38 +38,52 @@ _MOST = 3
 _AHEAD = 3
 """Frames that each has been given beyond those that it has answered."""
 
-_ANSWER_SECONDS = 120.0
-_LEAVE_SECONDS = 2.0
+_ANSWER_SECONDS = 60.0
+_SEND_SECONDS = 10
+_LOOK_SECONDS = 0.2
+_END_SECONDS = 10.0
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
+_PROGRAM = "import sys; sys.path[:] = {path!r}; from {module} import main; main({descriptor}, {version!r})"
+"""Modules come from where this process has them: `python -m` would look in the working folder first."""
+
+log = logging.getLogger(__name__)
 
 
 def most_hands() -> int:
-    """How many processes are worth it on this machine."""
+    """How many processes are worth it on this machine; none where this one is no plain interpreter."""
+    if getattr(sys, "frozen", False) or not os.path.basename(sys.executable).startswith("python"):
+        return 0
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if usable < 2 or not sys.executable else min(_MOST, usable)
+    return 0 if usable < 2 else min(_MOST, usable)
 
 
 class Hand:
-    """One process; it is started before it is known what there will be to do.
+    """One process; it is started before it is known what there will be to do. On Linux it ends with the
+    thread that starts it.
 
     Raises:
         OSError: it cannot be started.
     """
 
     def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair()
         try:
             with theirs:
+                for end in (ours, theirs):
+                    end.setblocking(True)  # whatever default the program has
+                ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
+                ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", __name__, str(theirs.fileno())],
+                    [sys.executable, "-c", _program(theirs.fileno())],
                     pass_fds=(theirs.fileno(),),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                 )
         except BaseException:
-            self._socket.close()
+            ours.close()
             raise
+        self._socket = ours
         self._connection: Connection[Any, Any] | None = None
 
     @property
@@ -72,15 +91,15 @@ class Hand:
         """Its process number."""
         return self._process.pid
 
-    def begin(self, staging_fd: int, stem: str, selection: Selection, epoch: int) -> None:
+    def begin(self, staging_fd: int, name: str, selection: Selection, epoch: int) -> None:
         """Tell it what `Stager` has to know."""
         with contextlib.suppress(OSError):  # it is gone: `answer` tells
             socket.send_fds(self._socket, [b"."], [staging_fd])
         self._connection = Connection(self._socket.detach())
-        self.send((stem, selection, epoch))
+        self.send((name, selection, epoch))
 
     def send(self, message: tuple[Any, ...]) -> None:
-        """Give it something to do; when it is gone, `answer` tells."""
+        """Give it something to do; when it is gone, or takes nothing, `answer` tells."""
         if self._connection is None:
             return
         try:
@@ -98,14 +117,19 @@ class Hand:
             self._forget()
             return True
 
-    def answer(self) -> list[StagedSection] | None:
-        """What it made of the oldest frame; None when it could not."""
-        if self._connection is None:
-            return None
+    def answer(self, check: Callable[[], None]) -> list[StagedSection] | None:
+        """What it made of the oldest frame; None when it could not, or took too long.
+
+        Args:
+            check: is called while nothing comes; what it raises is raised.
+        """
+        end = time.monotonic() + _ANSWER_SECONDS
         try:
-            if self._connection.poll(_ANSWER_SECONDS):
-                sections: list[StagedSection] | None = self._connection.recv()
-                return sections
+            while self._connection is not None and time.monotonic() < end:
+                if self._connection.poll(_LOOK_SECONDS):
+                    sections: list[StagedSection] | None = self._connection.recv()
+                    return sections
+                check()
         except (OSError, EOFError):
             pass  # it is gone: the caller does its work
         self._forget()
@@ -118,35 +142,44 @@ class Hand:
         self._process.kill()
 
     def end(self) -> None:
-        """End the process. May be called again."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        """End the process, whatever it does. May be called again."""
+        self._forget()
         self._socket.close()
-        try:
-            self._process.wait(_LEAVE_SECONDS)
-        except BaseException:
-            self._process.kill()
-            self._process.wait()
-            raise
+        # One that hangs in the system, for a disk that does not answer, ends when it comes out of there.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
+
+
+def _program(descriptor: int) -> str:
+    return _PROGRAM.format(path=sys.path, module=__name__, descriptor=descriptor, version=__version__)
 
 
 class Hands:
-    """Processes that wait for something to do, so that their start costs no time.
+    """Processes that wait for something to do, so that their start costs no time. They help with one sync.
 
     Args:
         count: how many; fewer when they cannot be started.
     """
 
     def __init__(self, count: int) -> None:
-        self.all: list[Hand] = []
+        self._waiting: list[Hand] = []
         with contextlib.suppress(OSError):  # everything is done in this process then
             for _ in range(count):
-                self.all.append(Hand())
+                self._waiting.append(Hand())
+
+    def take(self) -> list[Hand]:
+        """Those that wait; whoever takes them ends them."""
+        taken, self._waiting = self._waiting, []
+        return taken
+
+    @property
+    def pids(self) -> list[int]:
+        """Process numbers of those that wait."""
+        return [hand.pid for hand in self._waiting]
 
     def close(self) -> None:
-        """End them."""
-        for hand in self.all:
+        """End those that nobody took."""
+        for hand in self.take():
             hand.end()
 
 
@@ -157,19 +190,22 @@ class Crew:
         staging_fd: open folder for staged files.
         selection: what is synced.
         epoch: epoch of the mirror that files are recorded in.
-        hands: the processes; without any, this one does all. They are ended with the crew.
+        hands: the processes; without any, this one does all. They are taken, and ended with the crew.
+        check: is called while it waits; what it raises is raised.
     """
 
-    def __init__(self, staging_fd: int, selection: Selection, epoch: int, hands: Hands) -> None:
-        self._staging_fd, self._stem = staging_fd, secrets.token_hex(8)
-        self._own = Stager(staging_fd, f"{self._stem}-own", selection, epoch)
-        self._hands = hands.all
-        self._pool = hands
+    def __init__(
+        self, staging_fd: int, selection: Selection, epoch: int, hands: Hands, check: Callable[[], None]
+    ) -> None:
+        stem = secrets.token_hex(8)
+        self._staging_fd, self._check = staging_fd, check
+        self._own = Stager(staging_fd, f"{stem}-own", selection, epoch)
+        self._hands = hands.take()
+        self._folders = [f"{stem}-{number}" for number in range(len(self._hands))]
         self._given: deque[tuple[StoredFrame, Hand]] = deque()
-        self._next = 0
-        self._has_lost = False
-        for number, hand in enumerate(self._hands):
-            hand.begin(staging_fd, f"{self._stem}-{number}", selection, epoch)
+        self._next = self._lost = 0
+        for name, hand in zip(self._folders, self._hands, strict=True):
+            hand.begin(staging_fd, name, selection, epoch)
 
     def put(self, frame: StoredFrame) -> Iterator[tuple[Place, list[StagedSection]]]:
         """Take a frame, and give what is ready, each with the place behind its frame, in order.
@@ -186,7 +222,17 @@ class Crew:
         self._next += 1
         hand.send((int(frame.kind), frame.codec, frame.stored, frame.size, frame.end))
         self._given.append((frame, hand))
-        while self._given and (len(self._given) > _AHEAD * len(self._hands) or self._given[0][1].is_ready()):
+        while len(self._given) > _AHEAD * len(self._hands):
+            yield self._oldest()
+        yield from self.ready()
+
+    def ready(self) -> Iterator[tuple[Place, list[StagedSection]]]:
+        """Give what has to be waited for no more.
+
+        Raises:
+            RunicornError: as of `put`.
+        """
+        while self._given and self._given[0][1].is_ready():
             yield self._oldest()
 
     def rest(self) -> Iterator[tuple[Place, list[StagedSection]]]:
@@ -200,28 +246,26 @@ class Crew:
 
     def _oldest(self) -> tuple[Place, list[StagedSection]]:
         frame, hand = self._given[0]
-        sections = hand.answer()
+        sections = hand.answer(self._check)
         if sections is None:
-            self._has_lost = True
+            self._lost += 1
             sections = self._own.stage(frame)
         self._given.popleft()
         return frame.end, sections
 
-    def close(self, *, sweep: bool) -> None:
-        """End all processes.
+    def close(self) -> None:
+        """End all processes, and remove what they staged that has not taken its name.
 
-        Args:
-            sweep: whether something may be left that is not wanted any more; what is has taken its name
-                before.
+        Raises:
+            OSError: it cannot be removed.
         """
-        self._pool.close()
-        if not sweep and not self._has_lost and not self._given:
-            return
-        self._given.clear()
-        with os.scandir(self._staging_fd) as entries:
-            names = [entry.name for entry in entries if entry.name.startswith(self._stem)]
-        for name in names:
-            os.unlink(name, dir_fd=self._staging_fd)
+        if self._lost:
+            log.info("%d frames were staged here, because a process that helps did not do it", self._lost)
+        for hand in self._hands:
+            hand.end()
+        self._own.close()
+        for name in self._folders:
+            discard_folder(self._staging_fd, name)
 
 
 def _work(connection: Connection[Any, Any], stager: Stager) -> None:
@@ -252,12 +296,15 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, version: str) -> None:
     """What such a process does.
 
     Args:
         descriptor: of its end of the connection.
+        version: of whoever started it, who is of no use to another one.
     """
+    if version != __version__:
+        return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the process that it helps
     parent = os.getppid()
     _die_with_parent()
@@ -267,9 +314,5 @@ def main(descriptor: int) -> None:
         if not fds or os.getppid() != parent:
             return
         with Connection(ours.detach()) as connection, contextlib.suppress(OSError, EOFError):
-            stem, selection, epoch = connection.recv()
-            _work(connection, Stager(fds[0], stem, selection, epoch))
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))
+            name, selection, epoch = connection.recv()
+            _work(connection, Stager(fds[0], name, selection, epoch))

@@ -136,11 +136,6 @@ class Hashing:
         return self._digest.hexdigest() if self._digest is not None else block_digest(self._blocks.hashes())
 
 
-def mtime_ns_of(entry: FileEntry) -> int:
-    """The time of last change that an entry tells, nanoseconds since the epoch."""
-    return entry.mtime_ns if entry.mtime_ns is not None else int(entry.mtime * 10**9)
-
-
 def fetch_listed(entry: FileEntry, remote: str, hashing: Hashing) -> Part[Content | None]:
     """Fetch a file whose digest is listed, in two round trips when it is small.
 
@@ -163,7 +158,8 @@ def fetch_listed(entry: FileEntry, remote: str, hashing: Hashing) -> Part[Conten
         yield [Close(handle)]
     if hashing.received != entry.size or hashing.digest() != entry.digest:
         return None
-    return Content(entry.size, hashing.hashes(), Listed.of(entry), mtime_ns_of(entry))
+    listed = Listed.of(entry)
+    return Content(entry.size, hashing.hashes(), listed, listed.time_ns)
 
 
 def fetch_current(entry: FileEntry, remote: str, sink: Sink, most: int) -> Part[Content]:
@@ -191,10 +187,11 @@ def fetch_current(entry: FileEntry, remote: str, sink: Sink, most: int) -> Part[
     as_listed = size == entry.size and before.mtime == int(entry.mtime)
     if as_listed and entry.digest is not None and hashing.digest() != entry.digest:
         raise DamagedError("its content is not what was published", path=entry.path)
+    listed = Listed.of(entry)
     if as_listed:
-        return Content(size, hashing.hashes(), Listed.of(entry), mtime_ns_of(entry))
+        return Content(size, hashing.hashes(), listed, listed.time_ns)
     # Under its own digest, so that a server which puts the listed content back is noticed.
-    listed = replace(Listed.of(entry), digest=hashing.digest() if entry.digest is not None else None)
+    listed = replace(listed, digest=hashing.digest() if entry.digest is not None else None)
     return Content(size, hashing.hashes(), listed, (before.mtime or 0) * 10**9)
 
 

@@ -186,14 +186,14 @@ class JournalRung:
         """Args: base_of: HEAD of the base that an empty mirror begins with."""
         if self._options.delete:
             self.count_held()  # before anything is applied
-        epoch, planting = self._state.lineage[1], None
+        replay = Replay(self._context, self._state.lineage[1], cursor, lineage)
         if base_of is not None and cursor.place is not None:
             hands = self._context.hands
             if hands is None:
                 size = rung.base_bytes(base_of, cursor.place, self._options.selection)
                 hands = Hands(most_hands() if size >= WORTH_BYTES else 0)
-            planting = Planting(self._context, epoch, cursor, cursor.place, hands)
-        return Replay(self._context, epoch, cursor, lineage, planting)
+            replay.planting = Planting(self._context, self._state.lineage[1], cursor, cursor.place, hands)
+        return replay
 
     def _go_on_polled(self, cursor: Cursor, place: Place, poll: Poll) -> SyncPlan | None:
         """Go on in an epoch that is open, without HEAD."""
@@ -226,14 +226,13 @@ class JournalRung:
                         replay.take(frame)
                         if frame.kind is Kind.COMMIT and replay.header is not None:
                             self._take_commit(replay.header)
+                replay.flush()
             except UnsafeError:
                 replay.discard()
                 raise
             except BaseException:
-                # What was proven is put in place, so that the next sync goes on behind it.
-                replay.flush()
+                replay.give_up()
                 raise
-            replay.flush()
 
     def _received(self, count: int) -> None:
         self._context.observe(BytesReceived(count))

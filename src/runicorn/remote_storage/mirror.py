@@ -26,6 +26,7 @@ from runicorn.remote_storage.records import append_records
 from runicorn.remote_storage.staging import (
     FILE_FLAGS,
     StagedFile,
+    discard_folder,
     signature_of,
     stage_file,
 )
@@ -262,7 +263,7 @@ class Mirror:
     def staged_bytes(self) -> int:
         """Bytes of interrupted downloads that can be gone on with."""
         with os.scandir(self._staging_fd) as entries:
-            return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+            return sum(each.stat(follow_symlinks=False).st_size for each in entries if each.is_file())
 
     def sweep_staging(self) -> None:
         """Remove what earlier syncs left, but for partial files that can still be gone on with.
@@ -277,7 +278,10 @@ class Mirror:
                 if entry.name.endswith(PARTIAL_SUFFIX) and status.st_mtime >= oldest:
                     continue
                 try:
-                    os.unlink(entry.name, dir_fd=self._staging_fd)
+                    if entry.is_dir(follow_symlinks=False):
+                        discard_folder(self._staging_fd, entry.name)
+                    else:
+                        os.unlink(entry.name, dir_fd=self._staging_fd)
                 except OSError as error:
                     path = f"{STATE_FOLDER}/{STAGING_FOLDER}/{entry.name}"
                     raise mirror_error(error, path) from error

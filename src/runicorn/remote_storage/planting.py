@@ -2,20 +2,23 @@
 way, so files can be staged beside the reading, and the disk be waited for beside both.
 
 The order is that of `runicorn.remote_storage.installing`: contents to disk, names, names to disk, record. But
-one barrier serves the names of one batch and the contents of the next, and nobody stands still for it.
+one barrier serves the names of one batch and the contents of the next, and the next frames are staged
+meanwhile.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from runicorn.errors import DiskFullError, MirrorError
+from runicorn.errors import DiskFullError, MirrorError, RunicornError, UnsafeError
 from runicorn.journal.frames import Place, StoredFrame
+from runicorn.remote_storage.carried import FIRST_USE
 from runicorn.remote_storage.context import SyncContext
 from runicorn.remote_storage.crew import Crew, Hands
 from runicorn.remote_storage.disk_errors import mirror_error
@@ -24,10 +27,12 @@ from runicorn.remote_storage.known import Cursor
 from runicorn.remote_storage.report import FileDone
 from runicorn.remote_storage.stager import StagedEntry, StagedSection
 
+log = logging.getLogger(__name__)
+
 BATCH_BYTES = 64 * 1024 * 1024
 BATCH_SECONDS = 0.5
-FIRST_USE = 1
-"""Priority of status and meta files: they are in place before anything else is waited for."""
+FIRST_USE_SECONDS = 0.1
+"""How long files of first use wait at most for others to share their barriers."""
 
 
 @dataclass(slots=True)
@@ -56,7 +61,7 @@ class Planting:
         context: the sync.
         epoch: epoch of the mirror that files are recorded in.
         cursor: where the mirror is: at the beginning of a base.
-        hands: processes that help; they are ended with it.
+        hands: processes that help; it takes them, and ends them.
 
     Attributes:
         place: the mirror is there, on disk and recorded.
@@ -70,7 +75,8 @@ class Planting:
         self._barrier = Barrier(self._mirror.fd)
         self._pool = ThreadPoolExecutor(1, "runicorn-barrier")
         self._waiting: Future[None] | None = None
-        self._crew = Crew(self._mirror.staging_fd, context.options.selection, epoch, hands)
+        selection = context.options.selection
+        self._crew = Crew(self._mirror.staging_fd, selection, epoch, hands, context.check)
         self._batch = _Batch(place)
         self._handed = place
         self._written: _Batch | None = None
@@ -91,7 +97,7 @@ class Planting:
             MirrorError: the mirror cannot be written.
         """
         self._gather_all(self._crew.put(frame))
-        if self._is_due():
+        if self._is_due() or self._is_first_use_due():
             self._advance()
 
     def finish(self) -> None:
@@ -134,16 +140,42 @@ class Planting:
             return True
         return time.monotonic() - self._last >= BATCH_SECONDS
 
+    def _is_first_use_due(self) -> bool:
+        """On a slow line the next frames may be long in coming."""
+        if self._waiting is not None and not self._waiting.done():
+            return False
+        if self._written is not None and self._written.is_first_use:
+            return True
+        return self._batch.is_first_use and time.monotonic() - self._last >= FIRST_USE_SECONDS
+
     # -- putting in place ------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Put in place and record what was taken, up to the first frame that could not be staged.
+        """Put in place and record all that was taken.
 
         Raises:
             RunicornError: as of `take`.
         """
         if not self._is_broken:
             self._gather_all(self._crew.rest())
+        self._advance_all()
+
+    def give_up(self) -> None:
+        """Put in place and record what is proven by now; whatever cannot be is met again by the next sync.
+
+        Raises:
+            MirrorError: the mirror cannot be written.
+        """
+        if not self._is_broken:
+            try:
+                self._gather_all(self._crew.ready())
+            except UnsafeError:
+                self.discard()
+            except RunicornError as error:
+                log.info("the sync ends before this is told: %s", error)
+        self._advance_all()
+
+    def _advance_all(self) -> None:
         while self._named or self._written or self._batch.place != self._handed:
             self._advance()
 
@@ -226,6 +258,14 @@ class Planting:
         self._batch, self._handed = _Batch(self.place), self.place
 
     def close(self) -> None:
-        """End what helps; what was staged and has no name is removed."""
-        self._pool.shutdown()
-        self._crew.close(sweep=self._is_broken)
+        """End what helps; what was staged and has no name is removed.
+
+        Raises:
+            MirrorError: it cannot be removed.
+        """
+        try:
+            self._crew.close()
+        except OSError as error:
+            raise mirror_error(error) from error
+        finally:
+            self._pool.shutdown()

@@ -6,7 +6,6 @@ wanted, and fetched by range afterwards. Frames may be applied twice without har
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from dataclasses import replace
@@ -23,19 +22,14 @@ from runicorn.journal.sections import (
 )
 from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher, block_digest
 from runicorn.manifest.model import FileEntry, Header, Identity, Run
+from runicorn.remote_storage.carried import FIRST_USE, ends_whole, proven
 from runicorn.remote_storage.context import SyncContext
 from runicorn.remote_storage.diff import Note, decide
 from runicorn.remote_storage.disk_errors import mirror_error
-from runicorn.remote_storage.fetch import mtime_ns_of
 from runicorn.remote_storage.installing import Installer, Ready
 from runicorn.remote_storage.known import Cursor, Known, Listed, LocalFile
 from runicorn.remote_storage.planting import Planting
-from runicorn.remote_storage.stager import not_as_listed
 from runicorn.remote_storage.staging import StagedFile, finish_file
-
-_NEWLINE = ord("\n")
-_FIRST_USE = 1
-"""Priority of status and meta files: they are in place before anything else is looked at."""
 
 
 class Replay:
@@ -46,25 +40,19 @@ class Replay:
         epoch: epoch of the mirror that files are recorded in.
         cursor: where the mirror is; it has a place.
         lineage: the lineage of all states.
-        planting: puts the files of the base in place, when the mirror was empty before it.
 
     Attributes:
+        planting: puts the files of the base in place, when the mirror was empty before it; it is closed with
+            the replay.
         header: the last commit; None before the first.
         place: the mirror is there when the next flush is done.
     """
 
-    def __init__(
-        self,
-        context: SyncContext,
-        epoch: int,
-        cursor: Cursor,
-        lineage: str | None,
-        planting: Planting | None = None,
-    ) -> None:
+    def __init__(self, context: SyncContext, epoch: int, cursor: Cursor, lineage: str | None) -> None:
         if cursor.place is None:
             raise ValueError("the journal is replayed from a place")
         self._context = context
-        self._planting = planting
+        self.planting: Planting | None = None
         self._mirror, self._state = context.mirror.tree, context.mirror.state
         self._epoch = epoch
         self._lineage = lineage
@@ -95,8 +83,8 @@ class Replay:
         self._context.check()
         if frame.end.epoch != self.place.epoch:
             raise DamagedError("the journal goes on behind a seal")
-        if frame.kind is Kind.FILES and self._planting is not None:
-            self._planting.take(frame)
+        if frame.kind is Kind.FILES and self.planting is not None:
+            self.planting.take(frame)
             return
         if frame.kind is not Kind.BEGIN:
             self._end_planting()
@@ -120,10 +108,10 @@ class Replay:
             self.place = frame.end
 
     def _end_planting(self) -> None:
-        planting = self._planting
+        planting = self.planting
         if planting is not None:
             planting.finish()
-            self._planting = None
+            self.planting = None
             self._removed, self.place = planting.removed, planting.place
 
     def flush(self) -> None:
@@ -136,25 +124,37 @@ class Replay:
         """
         if self._has_lost:
             return
+        if self.planting is not None:
+            self.planting.flush()
+            return  # it has recorded the place
         try:
-            if self._planting is not None:
-                self._planting.flush()
-                return  # it has recorded the place
             self._installer.flush(self.cursor())
         except BaseException:
             self._has_lost = True
             raise
 
+    def give_up(self) -> None:
+        """Put in place and record what was proven before something failed, so that the next sync goes on
+        behind it.
+
+        Raises:
+            MirrorError: the mirror cannot be written.
+        """
+        if self.planting is not None:
+            self.planting.give_up()
+        else:
+            self.flush()
+
     def discard(self) -> None:
         """Give up what was not flushed."""
-        if self._planting is not None:
-            self._planting.discard()
+        if self.planting is not None:
+            self.planting.discard()
         self._installer.discard()
 
     def close(self) -> None:
         """End what helps."""
-        if self._planting is not None:
-            self._planting.close()
+        if self.planting is not None:
+            self.planting.close()
 
     def cursor(self) -> Cursor:
         """Where the mirror is."""
@@ -191,7 +191,7 @@ class Replay:
 
     def _flush_first_use(self, priority: int) -> None:
         """In a base the files of first use come first: they are in place before the rest is worked on."""
-        if self._priority == _FIRST_USE < priority and self._identity is None:
+        if self._priority == FIRST_USE < priority and self._identity is None:
             self.flush()
         self._priority = priority
 
@@ -247,42 +247,22 @@ class Replay:
 
     def _apply(self, run: Run, entry: FileEntry, carried: Carried, known: Known | None) -> bool:
         if not entry.is_log:
-            self._put_state_file(run, entry, carried)
+            self._put(run, entry, carried)
             return True
-        if carried.data and not run.has_ended and carried.data[-1] != _NEWLINE:
-            return False  # of a run that goes on again: by range, its last record is left out
+        if not ends_whole(run, carried):
+            return False  # by range, its last record is left out
         if known is not None and carried.start <= known.local.size <= carried.end:
             hasher = self._hasher(entry.path, known)
             if hasher is not None and self._grow(run, entry, carried, known, hasher):
                 return True
         if carried.start:
             return False
-        self._put_log(run, entry, carried)
+        self._put(run, entry, carried)
         return True
 
-    def _put_state_file(self, run: Run, entry: FileEntry, carried: Carried) -> None:
-        digest = hashlib.sha256(carried.data)
-        if digest.hexdigest() != carried.digest:
-            raise not_as_listed(entry)
-        self._put(run, entry, carried, (digest.digest(),), None)
-
-    def _put_log(self, run: Run, entry: FileEntry, carried: Carried) -> None:
-        hasher = BlockHasher()
-        hasher.update(carried.data)
-        hashes = tuple(hasher.hashes())
-        if block_digest(hashes) != carried.digest:
-            raise not_as_listed(entry)
-        self._put(run, entry, carried, hashes, hasher)
-
-    def _put(
-        self,
-        run: Run,
-        entry: FileEntry,
-        carried: Carried,
-        hashes: tuple[bytes, ...],
-        hasher: BlockHasher | None,
-    ) -> None:
-        staged, local = self._mirror.stage_whole(carried.data, mtime_ns_of(entry))
+    def _put(self, run: Run, entry: FileEntry, carried: Carried) -> None:
+        hashes, hasher = proven(entry, carried)
+        staged, local = self._mirror.stage_whole(carried.data, Listed.of(entry).time_ns)
         self._add(run, entry, carried, (local, hashes), staged, hasher)
 
     def _hasher(self, path: str, known: Known) -> BlockHasher | None:
@@ -304,7 +284,7 @@ class Replay:
             return False
         fd = self._mirror.append(entry.path, known.local, iter([bytes(new)]))
         try:
-            local = finish_file(fd, mtime_ns_of(entry))
+            local = finish_file(fd, Listed.of(entry).time_ns)
         finally:
             os.close(fd)
         self._add(run, entry, carried, (local, hashes), None, hasher)

@@ -7,25 +7,23 @@ processes can do it (`runicorn.remote_storage.crew`).
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from runicorn.errors import DamagedError, DiskFullError
+from runicorn.errors import DiskFullError
 from runicorn.journal.frames import StoredFrame
-from runicorn.journal.sections import Carried, Change, Section, decode_files
-from runicorn.manifest.digest import BlockHasher, block_digest
+from runicorn.journal.sections import Change, Section, decode_files
 from runicorn.manifest.model import FileEntry, Run
-from runicorn.manifest.rules import escape
+from runicorn.remote_storage.carried import ends_whole, proven
 from runicorn.remote_storage.disk_errors import mirror_error
+from runicorn.remote_storage.folders import FOLDER_FLAGS
 from runicorn.remote_storage.known import Known, Listed
 from runicorn.remote_storage.selection import Selection
-from runicorn.remote_storage.staging import stage_file
+from runicorn.remote_storage.staging import discard_folder, stage_file
 from runicorn.remote_storage.state_rows import row_of, wanted_row
 
-_NEWLINE = ord("\n")
 _RUN_FIELDS = attrgetter("folder", "run_id", "project", "name", "status", "created_at", "updated_at")
 _ENTRY_FIELDS = attrgetter(
     "path", "size", "mtime", "priority", "is_log", "mtime_ns", "sha256", "block_digest", "tail_hash"
@@ -38,7 +36,8 @@ class StagedEntry(NamedTuple):
     Attributes:
         fields: of its `FileEntry`, but for the last one.
         size: carried bytes.
-        name: of the staged file that holds them; empty when it has to be fetched.
+        name: of the staged file that holds them, below the folder for staged files; empty when it has to be
+            fetched.
         row: how it is recorded when it is in place; empty when it has to be fetched.
     """
 
@@ -85,18 +84,20 @@ class StagedSection(NamedTuple):
 
 
 class Stager:
-    """Stages the files of frames.
+    """Stages the files of frames, in a folder of its own: making files in one folder, processes wait for
+    each other.
 
     Args:
-        folder_fd: open folder for staged files.
-        stem: how the names of its files begin; nobody else's do.
+        staging_fd: open folder for staged files.
+        name: of its own folder below that, which is not there yet.
         selection: what is synced.
         epoch: epoch of the mirror that files are recorded in.
     """
 
-    def __init__(self, folder_fd: int, stem: str, selection: Selection, epoch: int) -> None:
-        self._folder_fd = folder_fd
-        self._stem = stem
+    def __init__(self, staging_fd: int, name: str, selection: Selection, epoch: int) -> None:
+        self._staging_fd = staging_fd
+        self._name = name
+        self._folder_fd = -1
         self._selection = selection
         self._epoch = epoch
         self._staged = 0
@@ -119,7 +120,20 @@ class Stager:
     def _discard(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{self._stem}-{number}", dir_fd=self._folder_fd)
+                os.unlink(str(number), dir_fd=self._folder_fd)
+
+    def _folder(self) -> int:
+        if self._folder_fd < 0:
+            os.mkdir(self._name, 0o700, dir_fd=self._staging_fd)
+            self._folder_fd = os.open(self._name, FOLDER_FLAGS, dir_fd=self._staging_fd)
+        return self._folder_fd
+
+    def close(self) -> None:
+        """Remove its folder, and what is left in it."""
+        if self._folder_fd >= 0:
+            os.close(self._folder_fd)
+            self._folder_fd = -1
+        discard_folder(self._staging_fd, self._name)
 
     def _section(self, section: Section) -> StagedSection:
         run, wants = section.run, self._selection.wants
@@ -128,13 +142,13 @@ class Stager:
 
     def _entry(self, run: Run, change: Change) -> StagedEntry:
         entry, carried = change.entry, change.carried
-        if carried is None or not _is_applicable(run, entry, carried):
+        if carried is None or (entry.is_log and (carried.start or not ends_whole(run, carried))):
             return StagedEntry(_ENTRY_FIELDS(entry), 0, "", ())
-        hashes, listed = _proven(entry, carried), Listed.of(entry)
+        (hashes, _), listed = proven(entry, carried), Listed.of(entry)
         self._staged += 1
-        name = f"{self._stem}-{self._staged}"
+        name = str(self._staged)
         try:
-            local = stage_file(self._folder_fd, name, carried.data, listed.time_ns)
+            local = stage_file(self._folder(), name, carried.data, listed.time_ns)
         except OSError as error:
             failure = mirror_error(error, entry.path)
             if isinstance(failure, DiskFullError):
@@ -142,34 +156,4 @@ class Stager:
             return StagedEntry(_ENTRY_FIELDS(entry), 0, "", ())
         inner = entry.path[len(run.folder) + 1 :]
         row = (run.folder, inner, *row_of(Known(local, hashes, listed, self._epoch)))
-        return StagedEntry(_ENTRY_FIELDS(entry), len(carried.data), name, row)
-
-
-def _is_applicable(run: Run, entry: FileEntry, carried: Carried) -> bool:
-    """Whether carried bytes are all that a new mirror takes of a file; a part of a log is not, and neither is
-    half a record of a run that goes on again."""
-    if not entry.is_log:
-        return True
-    ends_with_record = not carried.data or carried.data[-1] == _NEWLINE
-    return not carried.start and (run.has_ended or ends_with_record)
-
-
-def _proven(entry: FileEntry, carried: Carried) -> tuple[bytes, ...]:
-    if entry.is_log:
-        hasher = BlockHasher()
-        hasher.update(carried.data)
-        hashes = tuple(hasher.hashes())
-        found = block_digest(hashes)
-    else:
-        digest = hashlib.sha256(carried.data).digest()
-        hashes, found = (digest,), digest.hex()
-    if found != carried.digest:
-        raise not_as_listed(entry)
-    return hashes
-
-
-def not_as_listed(entry: FileEntry) -> DamagedError:
-    """Carried bytes do not fit their digest."""
-    return DamagedError(
-        f"the bytes that the journal carries of '{escape(entry.path)}' are not the listed ones"
-    )
+        return StagedEntry(_ENTRY_FIELDS(entry), len(carried.data), f"{self._name}/{name}", row)

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from runicorn.remote_storage.folders import FOLDER_FLAGS
 from runicorn.remote_storage.known import LocalFile
 
 FILE_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -95,6 +96,25 @@ def stage_file(folder_fd: int, name: str, data: bytes | memoryview, mtime_ns: in
         raise
     finally:
         os.close(fd)
+
+
+def discard_folder(staging_fd: int, name: str) -> None:
+    """Remove a folder of staged files, by its name in the folder for staged files, when it is there.
+
+    Raises:
+        OSError: it cannot be removed, or is no folder.
+    """
+    try:
+        fd = os.open(name, FOLDER_FLAGS, dir_fd=staging_fd)
+    except FileNotFoundError:
+        return
+    try:
+        for each in os.listdir(fd):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(each, dir_fd=fd)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=staging_fd)
 
 
 def finish_file(fd: int, mtime_ns: int) -> LocalFile:

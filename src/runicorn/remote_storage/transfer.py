@@ -232,8 +232,9 @@ class Transferer:
         end = entry.size if action.run.has_ended and ends else max(held, landing.last_record_end())
         for data in landing.chunks(held, end):
             hasher.update(data)
-        local = LocalFile(end, fetch.mtime_ns_of(entry), action.known.local.inode)
-        return Known(local, tuple(hasher.hashes()), Listed.of(entry), self._epoch)
+        listed = Listed.of(entry)
+        local = LocalFile(end, listed.time_ns, action.known.local.inode)
+        return Known(local, tuple(hasher.hashes()), listed, self._epoch)
 
     def _grow(self, action: Append, known: Known, landing: Landing) -> None:
         path, before = action.entry.path, action.known.local
