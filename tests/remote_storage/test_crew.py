@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import logging
 import os
+import resource
 import select
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from runicorn.errors import UnsafeError
-from runicorn.remote_storage import SyncOptions, SyncReport, synchronize
-from runicorn.remote_storage.crew import Hand, Hands
+from runicorn.errors import CancelledError, DamagedError, DiskFullError, UnsafeError
+from runicorn.journal.frames import FrameReader, Kind, Place, beginning, encode_frame
+from runicorn.journal.sections import encode_files
+from runicorn.remote_storage import SyncOptions, SyncReport, crew, durability, synchronize
+from runicorn.remote_storage.crew import Hand, Hands, most_hands
+from runicorn.remote_storage.known import Cursor
 from runicorn.remote_storage.report import BytesReceived, FileDone, Observer, ignore
 from runicorn.remote_storage.selection import Selection
+from runicorn.remote_storage.state import MirrorState
 from runicorn.remote_storage.transport import LocalTransport
 from tests.journal.forge import FILES, chained, content, seed, split, with_content
 from tests.remote_storage.helpers import RUN, Site, make_run, put, run_files
@@ -26,6 +37,7 @@ from tests.remote_storage.journal_helpers import (
     by_journal,
     by_manifest,
     change_head,
+    cursor_of,
     epoch_bytes,
     epoch_path,
     head,
@@ -92,12 +104,22 @@ def end_of(pid: int) -> bool:
 
 
 def test_with_and_without_helpers_the_same_is_in_place_and_recorded(
-    framed: Site, hands: Hands, tmp_path: Path
+    framed: Site, hands: Hands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    answers: list[object] = []
+    answer = Hand.answer
+
+    def counted(hand: Hand, check: Callable[[], None]) -> object:
+        answers.append(answer(hand, check))
+        return answers[-1]
+
+    monkeypatch.setattr(Hand, "answer", counted)
     alone = Site(framed.root, tmp_path / "alone")
     done: list[object] = []
     report = by_journal(first_sync(framed, hands, done.append))
     framed.assert_equal()
+    assert len(answers) > RUNS
+    assert None not in answers  # all of it was their work
     other = by_journal(first_sync(alone, Hands(0)))
     alone.assert_equal()
     assert recorded(framed) == recorded(alone)
@@ -207,29 +229,335 @@ def test_what_would_harm_is_refused_whole(framed: Site, hands: Hands) -> None:
     assert not any(path.endswith("a.png") for path in run_files(framed.mirror))
 
 
-def test_they_end_when_the_process_that_they_help_is_killed() -> None:
-    program = """
-import sys
-from runicorn.remote_storage.crew import Hand
+# -- one process ---------------------------------------------------------------------------------
 
-print(Hand().pid, flush=True)
+
+def empty_frame() -> tuple[int, int, bytes, int, Place]:
+    """What a process is sent for a frame without runs."""
+    at = beginning("0" * 32)
+    reader = FrameReader(at)
+    reader.feed(encode_frame(at, Kind.FILES, encode_files([]))[0])
+    frame = next(reader.stored_frames())
+    return int(frame.kind), frame.codec, frame.stored, frame.size, frame.end
+
+
+def never() -> None:
+    """Nothing ends the wait."""
+
+
+@pytest.fixture
+def hand(tmp_path: Path) -> Iterator[Hand]:
+    """One that has begun."""
+    hand = Hand()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    hand.begin(fd, "its-own", Selection(), 1)
+    yield hand
+    hand.end()
+    os.close(fd)
+
+
+def stop(hand: Hand) -> None:
+    """It hangs, from now on."""
+    hand.send(empty_frame())
+    assert hand.answer(never) == []
+    os.kill(hand.pid, signal.SIGSTOP)
+
+
+def test_one_that_is_killed_with_the_process_that_it_helps_although_the_connection_stays_open() -> None:
+    program = """
+import os, subprocess, sys
+from runicorn.remote_storage.crew import Hand
+from runicorn.remote_storage.selection import Selection
+from runicorn.remote_storage.state import MirrorState
+from tests.remote_storage.test_crew import empty_frame, never
+
+hand = Hand()
+socket = os.dup(hand._socket.fileno())
+hand.begin(os.open(".", os.O_RDONLY), "its-own", Selection(), 1)
+hand.send(empty_frame())
+assert hand.answer(never) == []
+keeper = subprocess.Popen(["sleep", "60"], pass_fds=[socket], stdout=subprocess.DEVNULL)
+print(hand.pid, keeper.pid, flush=True)
 sys.stdin.read()
 """
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
-        pid = int(process.stdout.readline())
-        process.kill()
-        process.wait(20)
-        assert end_of(pid)
+        pid, keeper = map(int, process.stdout.readline().split())
+        try:
+            process.kill()
+            process.wait(20)
+            assert end_of(pid)
+        finally:
+            os.kill(keeper, signal.SIGKILL)
 
 
-def test_one_that_is_ended_twice() -> None:
-    hand = Hand()
+def test_one_that_is_ended_twice(hand: Hand) -> None:
     hand.end()
     hand.end()
     assert end_of(hand.pid)
+
+
+def test_one_that_hangs_is_ended(hand: Hand) -> None:
+    stop(hand)
+    hand.end()
+    assert end_of(hand.pid)
+
+
+def test_one_that_hangs_is_waited_for_as_long_as_nothing_speaks_against_it(hand: Hand) -> None:
+    stop(hand)
+    hand.send(empty_frame())
+
+    def check() -> None:
+        raise CancelledError("stopped")
+
+    with pytest.raises(CancelledError):
+        hand.answer(check)
+
+
+def test_one_that_takes_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "_SEND_SECONDS", 1)
+    hand = Hand()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        hand.begin(fd, "its-own", Selection(), 1)
+        stop(hand)
+        hand.send((b"x" * 16 * 1024**2,))
+        assert hand.answer(never) is None
+        assert end_of(hand.pid)
+    finally:
+        hand.end()
+        os.close(fd)
+
+
+def test_one_of_another_version_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "__version__", "0.0.other")
+    hand = Hand()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        hand.begin(fd, "its-own", Selection(), 1)
+        hand.send(empty_frame())
+        assert hand.answer(never) is None
+    finally:
+        hand.end()
+        os.close(fd)
+
+
+def test_its_modules_do_not_come_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secrets.py").write_text("open('executed', 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    test_one_that_is_waited_for(tmp_path)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("seconds", [None, 0.001])
+def test_a_default_timeout_of_the_program_means_nothing(tmp_path: Path, seconds: float | None) -> None:
+    socket.setdefaulttimeout(seconds)
+    try:
+        test_one_that_is_waited_for(tmp_path)
+    finally:
+        socket.setdefaulttimeout(None)
+
+
+def test_one_that_is_waited_for(tmp_path: Path) -> None:
+    hand = Hand()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        hand.begin(fd, "its-own", Selection(), 1)
+        hand.send(empty_frame())
+        assert hand.answer(never) == []
+    finally:
+        hand.end()
+        os.close(fd)
+
+
+@pytest.mark.parametrize("program", ["/usr/bin/viewer", ""])
+def test_only_a_plain_interpreter_is_started_again(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    monkeypatch.setattr(sys, "executable", program)
+    assert most_hands() == 0
+
+
+def test_a_frozen_program_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert most_hands() == 0
+
+
+# -- what goes wrong -----------------------------------------------------------------------------
+
+
+def test_they_help_with_one_sync(framed: Site, hands: Hands, tmp_path: Path) -> None:
+    by_journal(first_sync(framed, hands))
+    other = Site(framed.root, tmp_path / "other")
+    by_journal(first_sync(other, hands))
+    other.assert_equal()
+
+
+def test_one_that_hangs_costs_nothing_but_time(
+    framed: Site, hands: Hands, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(crew, "_ANSWER_SECONDS", 0.5)
+    caplog.set_level(logging.INFO)
+    pid = hands.pids[0]
+    os.kill(pid, signal.SIGSTOP)
+    by_journal(first_sync(framed, hands))
+    framed.assert_equal()
+    assert end_of(pid)
+    assert "frames were staged here" in caplog.text
+
+
+def test_all_hang_from_the_first_file_on(framed: Site, hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "_ANSWER_SECONDS", 0.5)
+    pids = hands.pids
+
+    def watch(event: object) -> None:
+        if isinstance(event, FileDone):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):  # a file that was fetched afterwards
+                    os.kill(pid, signal.SIGSTOP)
+
+    by_journal(first_sync(framed, hands, watch))
+    framed.assert_equal()
+    assert all(end_of(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("how", ["interrupt", "cancel"])
+def test_damage_that_is_not_told_yet_does_not_hide_the_end_of_a_sync(
+    framed: Site, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    nth = nth_with(framed, b'"loss": 0.5')
+    forge(framed, nth, b'"loss": 0.5', b'"loss": 0.6')
+    monkeypatch.setattr(Hand, "is_ready", lambda _self: False)
+    seen: list[object] = []
+    cancel = threading.Event()
+
+    def watch(event: object) -> None:
+        if isinstance(event, BytesReceived):
+            seen.append(event)
+            if len(seen) == nth + 3:
+                if how == "interrupt":
+                    raise KeyboardInterrupt
+                cancel.set()
+
+    with pytest.raises(KeyboardInterrupt if how == "interrupt" else CancelledError):
+        synchronize(LocalTransport(), str(framed.root), framed.mirror, None, watch, cancel, hands=Hands(1))
+    assert not framed.staged()
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_what_was_proven_before_damage_is_in_place(framed: Site, count: int) -> None:
+    nth = nth_with(framed, b'"loss": 0.5')
+    forge(framed, nth, b'"loss": 0.5', b'"loss": 0.6')
+    with pytest.raises(DamagedError, match="not the listed ones"):
+        first_sync(framed, Hands(count), options=SyncOptions(method="journal"))
+    held = run_files(framed.mirror)
+    statuses = [path for path in run_files(framed.root) if path.endswith(("status.json", "meta.json"))]
+    assert set(statuses) <= set(held)
+    place = cursor_of(framed).place
+    assert place is not None
+    assert place.offset == boundaries(framed)[nth]
+    assert not framed.staged()
+
+
+def test_one_that_may_not_write_leaves_the_files_to_be_fetched(framed: Site) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        hands = Hands(2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    by_journal(first_sync(framed, hands))
+    framed.assert_equal()
+    assert not framed.staged()
+
+
+def test_a_full_disk_ends_the_sync_and_is_told(
+    framed: Site, hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stage_file(*_: object) -> object:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("runicorn.remote_storage.stager.stage_file", stage_file)
+    os.kill(hands.pids[0], signal.SIGKILL)
+    with pytest.raises(DiskFullError):
+        first_sync(framed, hands)
+    assert not framed.staged()
+    monkeypatch.undo()
+    by_journal(first_sync(framed, None))
+    framed.assert_equal()
+
+
+def test_what_a_killed_sync_left_is_swept(framed: Site, hands: Hands) -> None:
+    folder = framed.mirror / ".runicorn/staging/0123-0"
+    folder.mkdir(parents=True)
+    (folder / "7").write_bytes(b"left")
+    by_journal(first_sync(framed, hands))
+    framed.assert_equal()
+    assert not framed.staged()
+
+
+# -- the disk ------------------------------------------------------------------------------------
+
+
+class Disk:
+    """What is on disk for sure: contents and names, as far as the barriers went that were waited for."""
+
+    def __init__(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.staging = site.mirror / ".runicorn/staging"
+        self.contents: set[str] = set()
+        self.names: set[str] = set()
+        self.given: list[str] = []
+        self.recorded = 0
+        wait, fsync, rename = durability.Barrier.wait, os.fsync, os.rename
+        record = MirrorState.record_base
+
+        def barrier(this: durability.Barrier) -> None:
+            staged = {str(path.relative_to(self.staging)) for path in self.staging.rglob("*")}
+            given = set(self.given)
+            wait(this)
+            self.contents |= staged
+            self.names |= given
+
+        def flush(fd: int) -> None:
+            path = Path(f"/proc/self/fd/{fd}").readlink()
+            fsync(fd)
+            if self.staging in path.parents:
+                self.contents.add(str(path.relative_to(self.staging)))
+            self.names.update(name for name in self.given if Path(name).parent == path)
+
+        def give(old: str, new: str, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None) -> None:
+            if src_dir_fd is not None:
+                assert old in self.contents
+                self.given.append(str(Path(f"/proc/self/fd/{dst_dir_fd}").readlink() / new))
+            rename(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+        def put(state: MirrorState, rows: Iterable[tuple[Any, ...]], wanted: list[Any], at: Cursor) -> None:
+            rows = list(rows)
+            for folder, inner, *_ in rows:
+                assert str(site.mirror / folder / inner) in self.names
+            self.recorded += len(rows)
+            record(state, rows, wanted, at)
+
+        monkeypatch.setattr(durability.Barrier, "wait", barrier)
+        monkeypatch.setattr(os, "fsync", flush)
+        monkeypatch.setattr(os, "rename", give)
+        monkeypatch.setattr(MirrorState, "record_base", put)
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+@pytest.mark.parametrize("count", [0, 2])
+def test_contents_are_on_disk_before_their_names_and_names_before_the_record(
+    framed: Site, monkeypatch: pytest.MonkeyPatch, one_by_one: bool, count: int
+) -> None:
+    monkeypatch.setattr("runicorn.remote_storage.planting.BATCH_SECONDS", 0.0)
+    if not one_by_one:
+        monkeypatch.setattr(durability, "_FEW_FILES", -1)
+    disk = Disk(framed, monkeypatch)
+    by_journal(first_sync(framed, Hands(count)))
+    framed.assert_equal()
+    assert disk.recorded == len(disk.given) - 1 == 6 * (RUNS + 1)  # one file was fetched afterwards
 
 
 def test_without_one_barrier_for_all_each_file_is_flushed(

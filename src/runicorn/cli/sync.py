@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import shlex
@@ -33,6 +34,8 @@ OLD_PUBLICATION = 24 * 3600.0
 """Seconds after which the age of what the server published is pointed out."""
 
 MAX_NAMED_FAILURES = 20
+_OBJECTS_PER_COLLECTION = 50_000
+"""A listing is many objects without a cycle; the default looks at all of them again and again."""
 
 _HELP = """Bring MIRROR to the state of SOURCE; only what changed is fetched.
 
@@ -114,6 +117,7 @@ def _transport(connection: SshConnection | None) -> Iterator[Transport]:
 
 
 def _run_sync(source: Source, mirror: Path, options: SyncOptions, ssh: _Ssh, output: _Output) -> int:
+    gc.set_threshold(_OBJECTS_PER_COLLECTION)
     connection = _connection(source, ssh, output.verbose)
     hands: Hands | None = None
     with contextlib.ExitStack() as stack:

@@ -35,15 +35,20 @@ WORTH_BYTES = 8 * 1024**2
 """Bytes of the journal from which on processes are worth their start."""
 
 _MOST = 3
-_AHEAD = 3
-"""Frames that each has been given beyond those that it has answered."""
+_AHEAD = 16
+_AHEAD_BYTES = 16 * 1024**2
+"""Frames that each has been given beyond those that it has answered, and bytes of all of them: work for the
+time in which this process gives a batch its names."""
 
 _ANSWER_SECONDS = 60.0
 _SEND_SECONDS = 10
 _LOOK_SECONDS = 0.2
 _END_SECONDS = 10.0
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
-_PROGRAM = "import sys; sys.path[:] = {path!r}; from {module} import main; main({descriptor}, {version!r})"
+_PROGRAM = (
+    "import os, sys; os.nice(5); sys.path[:] = {path!r}; "
+    "from {module} import main; main({descriptor}, {version!r})"
+)
 """Modules come from where this process has them: `python -m` would look in the working folder first."""
 
 log = logging.getLogger(__name__)
@@ -203,7 +208,7 @@ class Crew:
         self._hands = hands.take()
         self._folders = [f"{stem}-{number}" for number in range(len(self._hands))]
         self._given: deque[tuple[StoredFrame, Hand]] = deque()
-        self._next = self._lost = 0
+        self._next = self._lost = self._given_bytes = 0
         for name, hand in zip(self._folders, self._hands, strict=True):
             hand.begin(staging_fd, name, selection, epoch)
 
@@ -222,7 +227,8 @@ class Crew:
         self._next += 1
         hand.send((int(frame.kind), frame.codec, frame.stored, frame.size, frame.end))
         self._given.append((frame, hand))
-        while len(self._given) > _AHEAD * len(self._hands):
+        self._given_bytes += len(frame.stored)
+        while len(self._given) > _AHEAD * len(self._hands) or self._given_bytes > _AHEAD_BYTES:
             yield self._oldest()
         yield from self.ready()
 
@@ -251,6 +257,7 @@ class Crew:
             self._lost += 1
             sections = self._own.stage(frame)
         self._given.popleft()
+        self._given_bytes -= len(frame.stored)
         return frame.end, sections
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ from runicorn.remote_storage.stager import StagedEntry, StagedSection
 log = logging.getLogger(__name__)
 
 BATCH_BYTES = 64 * 1024 * 1024
-BATCH_SECONDS = 0.5
+BATCH_SECONDS = 0.3
 FIRST_USE_SECONDS = 0.1
 """How long files of first use wait at most for others to share their barriers."""
 
@@ -97,8 +97,6 @@ class Planting:
             MirrorError: the mirror cannot be written.
         """
         self._gather_all(self._crew.put(frame))
-        if self._is_due() or self._is_first_use_due():
-            self._advance()
 
     def finish(self) -> None:
         """Wait until all that was taken is in place and recorded; nothing can be taken after it.
@@ -113,6 +111,8 @@ class Planting:
         try:
             for place, sections in staged:
                 self._gather(place, sections)
+                if self._is_due() or self._is_first_use_due():
+                    self._advance()
         except BaseException:
             self._is_broken = True  # the place must not pass what was not staged
             raise
@@ -122,16 +122,18 @@ class Planting:
         if self._batch.is_first_use and priority > FIRST_USE:
             self._advance()
         batch = self._batch
+        batch.is_first_use |= priority == FIRST_USE
         for section in sections:
+            folder = section.folder
             for entry in section.entries:
-                self.removed.pop((section.folder, entry.path[len(section.folder) + 1 :]), None)
+                if self.removed:
+                    self.removed.pop((folder, entry.path[len(folder) + 1 :]), None)
                 if entry.name:
                     batch.files.append((section, entry))
                     batch.size += entry.size
-                    batch.is_first_use |= entry.priority == FIRST_USE
                 else:
                     batch.wanted.append(section.wanted(entry))
-            self.removed.update(dict.fromkeys((section.folder, inner) for inner in section.removed))
+            self.removed.update(dict.fromkeys((folder, inner) for inner in section.removed))
         batch.place = place
 
     def _is_due(self) -> bool:
