@@ -118,7 +118,7 @@ class Stager:
             raise
 
     def _discard(self, numbers: Sequence[int]) -> None:
-        for number in numbers:
+        for number in numbers if self._folder_fd >= 0 else ():
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(str(number), dir_fd=self._folder_fd)
 
