@@ -729,7 +729,7 @@ def test_link_in_the_state_of_the_mirror_is_not_followed(quick: Lab, name: str, 
 
 
 def test_folder_in_staging_is_named(lab: Lab) -> None:
-    (lab.mirror / ".runicorn/staging/inner").mkdir()
+    (lab.mirror / ".runicorn/staging/inner/most").mkdir(parents=True)
     before = run_files(lab.mirror)
     sync(lab.root, lab.mirror).refused(1, "staging")
     assert run_files(lab.mirror) == before

@@ -450,7 +450,10 @@ def test_what_killed_syncs_left_is_swept(site: Site) -> None:
     put(site.mirror / ".runicorn/staging/0123456789abcdef01234567", b"left")
     site.sync()
     assert not site.staged()
-    (site.mirror / ".runicorn/staging/folder").mkdir()
+    put(site.mirror / ".runicorn/staging/0123-0/7", b"left by a process that helped")
+    site.sync()
+    assert not site.staged()
+    (site.mirror / ".runicorn/staging/folder/inner").mkdir(parents=True)
     with pytest.raises(MirrorError, match="folder"):
         site.sync()
 
