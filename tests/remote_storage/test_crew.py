@@ -399,7 +399,7 @@ def test_one_that_hangs_costs_nothing_but_time(
     framed: Site, hands: Hands, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(crew, "_ANSWER_SECONDS", 0.5)
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger=crew.log.name)
     pid = hands.pids[0]
     os.kill(pid, signal.SIGSTOP)
     by_journal(first_sync(framed, hands))
