@@ -93,7 +93,7 @@ def temps(folder: Path) -> list[str]:
 
 def settle(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take every file for old enough, so that no test has to wait for the clock."""
-    monkeypatch.setattr("runicorn.manifest.generator.RACY_NS", -3600 * 10**9)
+    monkeypatch.setattr("runicorn.manifest.session.RACY_NS", -3600 * 10**9)
 
 
 def a_header(**changes: object) -> Header:

@@ -23,6 +23,9 @@ The manifest is written as JSON and, beside it, compressed (.gz). Files that hav
 time are not read again. In the folder journal beside them, a journal tells clients that come often what has
 changed, together with the bytes.
 
+With --watch it goes on publishing until it is stopped (SIGTERM or Ctrl-C): at once where the system tells of
+changes (inotify; pip install 'runicorn[watch]'), and by scanning every interval anyway.
+
 \b
 Examples:
   runicorn generate-manifest
@@ -30,10 +33,11 @@ Examples:
   runicorn generate-manifest --active --active-window 900
   runicorn generate-manifest --output /tmp/manifest.json
   runicorn generate-manifest --no-journal
+  runicorn generate-manifest --root /data/experiments --watch
 
 \b
 Exit codes:
-  0    done
+  0    done; with --watch: stopped by SIGTERM
   1    failed: root or output cannot be used, or another generator is busy
   2    wrong usage
   3    done, but some files could not be listed (named on stderr and in the manifest), or no journal could be
@@ -73,6 +77,15 @@ def _verbose_logging() -> None:
     logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
 
 
+class WatchOptions(NamedTuple):
+    """What `runicorn.cli.watching` needs; see `runicorn.manifest.watch.Watch`."""
+
+    root: Path
+    interval: float | None
+    lock_timeout: float
+    journal: bool
+
+
 class GenerateOptions(NamedTuple):
     """The command line of `command`, see its help."""
 
@@ -86,6 +99,8 @@ class GenerateOptions(NamedTuple):
     no_journal: bool
     compact: bool
     verbose: bool
+    watch: bool
+    interval: float | None
 
 
 def run(options: GenerateOptions) -> int:
@@ -101,6 +116,12 @@ def run(options: GenerateOptions) -> int:
         raise click.UsageError("--no-journal and --compact exclude each other")
     if options.verbose:
         _verbose_logging()
+    if options.watch:
+        from runicorn.cli.watching import run_watch
+
+        return run_watch(_watch_of(options))
+    if options.interval is not None:
+        raise click.UsageError("--interval goes with --watch")
     generator = ManifestGenerator(
         options.root,
         active_window_seconds=options.active_window,
@@ -117,6 +138,19 @@ def run(options: GenerateOptions) -> int:
     if generator.journal_trouble:
         click.echo(f"runicorn: {generator.journal_trouble}", err=True)
     return 3 if header.problem_count or generator.journal_trouble else 0
+
+
+def _watch_of(options: GenerateOptions) -> WatchOptions:
+    refused = {
+        "--active": options.active,
+        "--output": options.output is not None,
+        "--no-incremental": options.no_incremental,
+        "--compact": options.compact,
+    }
+    for name, is_set in refused.items():
+        if is_set:
+            raise click.UsageError(f"--watch and {name} exclude each other")
+    return WatchOptions(options.root, options.interval, options.lock_timeout, journal=not options.no_journal)
 
 
 @click.command("generate-manifest", help=_HELP, short_help="Publish what a root of runs holds.")
@@ -143,6 +177,14 @@ def run(options: GenerateOptions) -> int:
 )
 @click.option("--no-journal", is_flag=True, help="Keep no journal; remove the one that is there.")
 @click.option("--compact", is_flag=True, help="Begin the journal anew, as short as it can be.")
+@click.option("--watch", is_flag=True, help="Go on publishing until stopped.")
+@click.option(
+    "--interval",
+    type=float,
+    metavar="SECONDS",
+    help="With --watch: time between two scans of the whole root; longer when a scan takes long. Default: 60,"
+    " or 30 where the system does not tell of changes.",
+)
 @click.option(
     "--verbose", is_flag=True, help="Debug logging on stderr: what was read, what the journal takes."
 )

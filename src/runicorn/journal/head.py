@@ -70,6 +70,7 @@ class Head:
         problem_count: all problems.
         manifest: the full manifest and its place, when that is known.
         written: weight of all files frames of the epoch (section Compaction); None when that is not known.
+        duration: how long the generation took until HEAD was written, seconds; None when that is not known.
     """
 
     identity: Identity
@@ -85,6 +86,7 @@ class Head:
     problem_count: int
     manifest: Published | None = None
     written: int | None = None
+    duration: float | None = None
 
     @property
     def epoch(self) -> str:
@@ -121,6 +123,8 @@ def encode_head(head: Head) -> bytes:
     }
     if head.written is not None:
         fields["written"] = head.written
+    if head.duration is not None:
+        fields["duration"] = head.duration
     if head.manifest is not None:
         fields["manifest"] = {
             "revision": head.manifest.identity.revision,
@@ -188,6 +192,7 @@ def _head(raw: dict[str, Any]) -> Head:
         problem_count=checks.integer(raw.get("problem_count", 0), "problem_count"),
         manifest=_published(raw["manifest"], lineage) if "manifest" in raw else None,
         written=checks.integer(raw["written"], "written") if "written" in raw else None,
+        duration=checks.seconds(raw["duration"], "duration") if "duration" in raw else None,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,16 +16,12 @@ from runicorn.manifest.journal_writer import JournalWriter, Outcome
 from runicorn.manifest.model import Header, Identity, ManifestType, Run
 from runicorn.manifest.publish import Body, standard_name, stored_headers, write_manifest
 from runicorn.manifest.rules import escape
-from runicorn.manifest.scan import Found, Scanner
+from runicorn.manifest.scan import ForJournal, Found, Scanner, Scope
+from runicorn.manifest.scan_output import StateOutput
 from runicorn.manifest.scan_problems import Problems
-from runicorn.manifest.scan_state import (
-    STATE_NAME,
-    RunState,
-    StateLost,
-    StateOutput,
-    StateReader,
-    Summary,
-)
+from runicorn.manifest.scan_reader import StateReader
+from runicorn.manifest.scan_state import STATE_NAME, RunState, StateLost, Summary
+from runicorn.manifest.standing import Standing
 
 _log = logging.getLogger("runicorn.manifest")
 
@@ -32,6 +29,24 @@ _log = logging.getLogger("runicorn.manifest")
 def _hostname() -> str:
     name = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
     return escape(name)[:255]
+
+
+def _nothing() -> None:
+    pass
+
+
+class Hooks(NamedTuple):
+    """Whom a generation tells how it gets on.
+
+    Attributes:
+        entered: see `runicorn.manifest.scan.Scope`.
+        beat: called again and again while it gets on.
+        check: called when the scan has ended, before anything is written; what it raises ends the generation.
+    """
+
+    entered: Callable[[int, str], None] | None = None
+    beat: Callable[[], None] = _nothing
+    check: Callable[[], None] = _nothing
 
 
 class Order(NamedTuple):
@@ -48,6 +63,8 @@ class Order(NamedTuple):
         incremental: whether files that have not changed inherit their digests unread.
         journal: whether a journal is kept.
         compact: whether it is begun anew.
+        standing: takes what was found, for `runicorn.manifest.changes`; None when nobody wants it.
+        hooks: whom to tell.
     """
 
     root: str
@@ -60,6 +77,8 @@ class Order(NamedTuple):
     incremental: bool
     journal: bool
     compact: bool
+    standing: Standing | None = None
+    hooks: Hooks = Hooks()
 
 
 def publish(order: Order, runs: list[Run] | None) -> tuple[Header, str]:
@@ -77,6 +96,9 @@ def publish(order: Order, runs: list[Run] | None) -> tuple[Header, str]:
         OSError: the output cannot be written.
     """
     journal = JournalWriter(order.output, order.root, wanted=order.journal, compact=order.compact)
+    journal.beat = order.hooks.beat
+    if order.standing is not None:
+        order.standing.summary = None
     try:
         journal.open()
         try:
@@ -89,6 +111,31 @@ def publish(order: Order, runs: list[Run] | None) -> tuple[Header, str]:
         return header, journal.trouble
     finally:
         journal.close()
+
+
+def full_header(order: Order, looked_at: float, problems: Problems, identity: Identity) -> Header:
+    """The header of a full manifest, but for its sums.
+
+    Args:
+        order: what was to be generated.
+        looked_at: when the scan began, seconds since the epoch.
+        problems: what it could not list.
+        identity: what the state is called.
+    """
+    return Header(
+        manifest_type=ManifestType.FULL,
+        identity=identity,
+        generated_at=looked_at,
+        server_hostname=_hostname(),
+        remote_root=escape(order.shown_root)[:4096],
+        total_experiments=0,
+        total_files=0,
+        total_bytes=0,
+        complete=not problems.hides_files,
+        problems=tuple(problems.listed),
+        problem_count=problems.count,
+        generator=f"runicorn {__version__}",
+    )
 
 
 class _Generation:
@@ -105,25 +152,32 @@ class _Generation:
         self._body = Body(self._folder / STATE_NAME, self._listed)
         self._state = StateOutput(self._folder / STATE_NAME)
         self._changed = False
+        self._found: set[str] = set()
         self._looked_at = time.time()
+        self._started = time.monotonic()
         window = order.active_window * 10**9
         self._since = time.time_ns() - window if order.manifest_type is ManifestType.ACTIVE else 0
 
     def run(self) -> Header:
+        for_journal = self._journal.for_scan(capture=self._reader is not None)
         scanner = Scanner(
             self._order.root,
             self._order.racy_from,
             incremental=self._order.incremental,
-            journal=self._journal.for_scan(capture=self._reader is not None),
+            journal=for_journal,
+            scope=Scope(entered=self._order.hooks.entered),
         )
-        started = time.monotonic()
         try:
             previous = self._reader.runs() if self._reader is not None else iter(())
             for found in scanner.scan(previous):
+                self._order.hooks.beat()
                 self._take(found)
             self._body.end()
-            self._log_scan(scanner, time.monotonic() - started)
-            return self._install(scanner)
+            self._log_scan(scanner, time.monotonic() - self._started)
+            self._order.hooks.check()
+            header = self._install(scanner)
+            self._stand(scanner, for_journal, header)
+            return header
         finally:
             self._body.close()
             self._state.close()
@@ -137,6 +191,17 @@ class _Generation:
         for problem in scanner.problems.listed:
             _log.debug("problem: %s: %s: %s", problem.path, problem.kind, problem.message)
 
+    def _stand(self, scanner: Scanner, for_journal: ForJournal, header: Header) -> None:
+        """Leave what was found to the scans that look only at what changed."""
+        standing = self._order.standing
+        if standing is None:
+            return
+        standing.keep_only(self._found)
+        standing.problems = scanner.problems
+        standing.audience = for_journal.told
+        if self._journal.identity == header.identity:
+            standing.summary = Summary(header.identity, scanner.problems.digest, len(standing))
+
     def _listed(self, state: RunState) -> bool:
         return state.sums.newest_ns >= self._since
 
@@ -147,6 +212,9 @@ class _Generation:
             self._state.start()
             self._body.start()
             return
+        if self._order.standing is not None:
+            self._order.standing.put(now)
+            self._found.add(now.folder)
         if now is old:
             self._state.keep(now)
             self._body.keep(now)
@@ -171,7 +239,9 @@ class _Generation:
         previous = self._reader.summary if self._reader is not None else None
         identity = self._identity(previous, problems)
         old = previous.identity if previous is not None else None
-        outcome = Outcome(self._full_header(identity, problems), old, scanner.revoked, self._state.sums)
+        outcome = Outcome(
+            self._full_header(identity, problems), old, scanner.revoked, self._state.sums, self._started
+        )
         summary = Summary(identity, problems.digest, self._state.runs)
         self._journal.publish(outcome, self._state, summary, previous)
         self._journal.log(outcome)
@@ -221,17 +291,8 @@ class _Generation:
         )
 
     def _full_header(self, identity: Identity, problems: Problems) -> Header:
-        return Header(
-            manifest_type=ManifestType.FULL,
-            identity=identity,
-            generated_at=self._looked_at,
-            server_hostname=_hostname(),
-            remote_root=escape(self._order.shown_root)[:4096],
-            total_experiments=self._state.runs,
-            total_files=self._state.sums.files,
-            total_bytes=self._state.sums.size,
-            complete=not problems.hides_files,
-            problems=tuple(problems.listed),
-            problem_count=problems.count,
-            generator=f"runicorn {__version__}",
+        told = full_header(self._order, self._looked_at, problems, identity)
+        sums = self._state.sums
+        return replace(
+            told, total_experiments=self._state.runs, total_files=sums.files, total_bytes=sums.size
         )

@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from runicorn._files import sweep_temps
 from runicorn.errors import PublishError, UsageError
 from runicorn.manifest.checks import MAX_TIME
-from runicorn.manifest.generation import Order, publish
-from runicorn.manifest.generator_lock import LOCK_NAME, generator_lock, now_by_all_clocks
+from runicorn.manifest.generation import Hooks, Order
+from runicorn.manifest.generator_lock import LOCK_NAME, generator_lock
 from runicorn.manifest.model import Header, Manifest, ManifestType, Run
 from runicorn.manifest.publish import (
     gz_path,
@@ -22,12 +23,8 @@ from runicorn.manifest.publish import (
     stored_header,
 )
 from runicorn.manifest.rules import ARTEFACT_FOLDER, escape
-from runicorn.manifest.scan_state import (
-    STATE_NAME,
-)
-
-RACY_NS = 2 * 10**9
-"""A file that changed this long (ns) before a scan or later is read again by the next one."""
+from runicorn.manifest.session import Session
+from runicorn.manifest.standing import Standing
 
 _log = logging.getLogger("runicorn.manifest")
 
@@ -148,36 +145,51 @@ class ManifestGenerator:
         self, manifest_type: ManifestType, output_path: Path | None, runs: list[Run] | None
     ) -> tuple[Header, Path]:
         target = self._checked_target(manifest_type, output_path)
-        for folder in (target.parent, self.output_dir):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                message = f"cannot make the folder '{escape(str(folder))}': {error.strerror}"
-                raise PublishError(message, path=str(folder)) from error
+        self._make_folders(target)
         with generator_lock(self.output_dir, self.lock_timeout, self._say_waiting) as lock:
-            racy_from = now_by_all_clocks(lock, self.remote_root) - RACY_NS
-            try:
-                self._sweep()
-                order = self._order(manifest_type, target, racy_from)
-                header, self.journal_trouble = publish(order, runs)
-            except OSError as error:
-                name = escape(str(error.filename or self.output_dir))
-                raise PublishError(f"cannot write '{name}': {error.strerror}", path=name) from error
+            session = Session(self._order(manifest_type, target), lock)
+            header, self.journal_trouble = session.publish(runs)
         return header, target
 
-    def _order(self, manifest_type: ManifestType, target: Path, racy_from: int) -> Order:
+    @contextmanager
+    def session(self, standing: Standing, hooks: Hooks) -> Iterator[Session]:
+        """Hold the lock for generations of full manifests, one after the other.
+
+        Args:
+            standing: holds what the last scan found.
+            hooks: whom the generations tell how they get on.
+
+        Raises:
+            PublishError: as `generate`.
+            GeneratorBusy: another generator held the lock all the time.
+        """
+        target = self._checked_target(ManifestType.FULL, None)
+        self._make_folders(target)
+        with generator_lock(self.output_dir, self.lock_timeout, self._say_waiting) as lock:
+            order = self._order(ManifestType.FULL, target)
+            yield Session(order._replace(standing=standing, hooks=hooks), lock)
+
+    def _order(self, manifest_type: ManifestType, target: Path) -> Order:
         return Order(
             root=os.path.realpath(self.remote_root),
             shown_root=str(self.remote_root),
             output=self.output_dir,
             manifest_type=manifest_type,
             target=target,
-            racy_from=racy_from,
+            racy_from=0,
             active_window=self.active_window_seconds,
             incremental=self.incremental,
             journal=self.journal,
             compact=self.compact,
         )
+
+    def _make_folders(self, target: Path) -> None:
+        for folder in (target.parent, self.output_dir):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                message = f"cannot make the folder '{escape(str(folder))}': {error.strerror}"
+                raise PublishError(message, path=str(folder)) from error
 
     def _checked_target(self, manifest_type: ManifestType, output_path: Path | None) -> Path:
         try:
@@ -189,8 +201,3 @@ class ManifestGenerator:
 
     def _say_waiting(self) -> None:
         _log.warning("another generator works on the same root; waiting up to %g s", self.lock_timeout)
-
-    def _sweep(self) -> None:
-        names = [standard_name(each) for each in ManifestType]
-        for name in sweep_temps(self.output_dir, (*names, *(f"{each}.gz" for each in names), STATE_NAME)):
-            _log.debug("removed the rest of a killed generator: %s", name)

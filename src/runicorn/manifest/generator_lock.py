@@ -88,7 +88,7 @@ def generator_lock(folder: Path, timeout: float, waiting: Callable[[], None]) ->
         os.close(fd)
 
 
-def now_by_all_clocks(lock: int, root: Path) -> int:
+def now_by_all_clocks(lock: int, root: str) -> int:
     """The earlier one of the machine's clock and that of the root's file system (ns)."""
     now = time.time_ns()
     with suppress(OSError):

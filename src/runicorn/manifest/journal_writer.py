@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from runicorn._files import replace_file
 from runicorn.journal.frames import Kind, beginning, encode_frame, file_name
@@ -23,16 +24,10 @@ from runicorn.manifest.publish import gz_path, standard_name, stored_header
 from runicorn.manifest.rights import Audience, root_is_open
 from runicorn.manifest.rules import escape
 from runicorn.manifest.scan import ForJournal
-from runicorn.manifest.scan_state import (
-    STATE_NAME,
-    StateOutput,
-    StateReader,
-    Summary,
-    Sums,
-    adopt_next,
-    drop_next,
-    prepared_identity,
-)
+from runicorn.manifest.scan_delta import has_delta, settle_delta
+from runicorn.manifest.scan_output import adopt_next, drop_next, prepared_identity
+from runicorn.manifest.scan_reader import StateReader, stored_identity
+from runicorn.manifest.scan_state import STATE_NAME, RunState, Summary, Sums
 
 GRACE = 24 * 3600.0
 """How long a sealed epoch stays, seconds."""
@@ -51,12 +46,24 @@ class Outcome(NamedTuple):
         known: the identity that the scan state had; None when that was lost.
         revoked: whether a file became readable by fewer people.
         sums: of all runs.
+        started: when the generation began, by the monotonic clock, seconds.
     """
 
     header: Header
     known: Identity | None
     revoked: bool
     sums: Sums
+    started: float
+
+
+class ScanOutput(Protocol):
+    """How the next scan state gets on disk: `StateOutput`, `DeltaOutput`."""
+
+    def prepare(self, summary: Summary, previous: Summary | None) -> Path:
+        """Write it, without that it counts; returns the file that holds it."""
+
+    def adopt(self) -> None:
+        """Make it count."""
 
 
 class JournalWriter:
@@ -72,6 +79,8 @@ class JournalWriter:
         seen: states that were given a place in the journal.
         unread: number of states after these that cannot be read.
         trouble: why no journal is kept although it is wanted; empty otherwise.
+        beat: called again and again while a base is written.
+        expected: the state that this process itself left journal and scan state in; None when it did not.
 
     Raises:
         OSError: from every method.
@@ -90,6 +99,13 @@ class JournalWriter:
         self.seen: list[Identity] = []
         self.unread = 0
         self.trouble = ""
+        self.beat: Callable[[], None] = lambda: None
+        self.expected: Identity | None = None
+
+    @property
+    def identity(self) -> Identity | None:
+        """The state that the journal ends with; None when there is none to go on with."""
+        return self._store.state.identity if self._store.state is not None else None
 
     def close(self) -> None:
         """Give files back."""
@@ -106,6 +122,16 @@ class JournalWriter:
                 raise
             self._go_without(error)
             drop_next(self._output / STATE_NAME)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Of the changes to the scan state those count that were committed."""
+        path = self._output / STATE_NAME
+        if not has_delta(path) or (self.expected is not None and self.identity == self.expected):
+            return
+        last = settle_delta(path, stored_identity(path), self.identity)
+        if last is not None and self.identity is None:
+            self.seen.append(last)  # it may have been in the journal that is lost
 
     def _go_without(self, error: OSError) -> None:
         """No journal can be kept: then nothing may be left that looks like one."""
@@ -168,7 +194,7 @@ class JournalWriter:
     # -- steps 2 to 6 ----------------------------------------------------------------------------
 
     def publish(
-        self, outcome: Outcome, state: StateOutput, summary: Summary, previous: Summary | None
+        self, outcome: Outcome, state: ScanOutput, summary: Summary, previous: Summary | None
     ) -> None:
         """Put scan state and journal in place."""
         if not self._wanted:
@@ -252,13 +278,18 @@ class JournalWriter:
             lineage = header.identity.lineage or ""
             writer.put(Kind.BEGIN, encode_begin(epoch, lineage, header.generated_at))
             runs = StateReader(scan_state).runs()
-            base = write_base(writer, self._root, runs, self._audience, self._output)
+            base = write_base(writer, self._root, self._beating(runs), self._audience, self._output)
             writer.put(Kind.COMMIT, encode_commit(header))
         self._changed_meanwhile = base.changed
         place = writer.place
         places = {header.identity: place}
         carriable = outcome.sums.carriable
         return State(place, header.identity, place, base.media, carriable, places, written=writer.weight)
+
+    def _beating(self, runs: Iterable[RunState]) -> Iterator[RunState]:
+        for run in runs:
+            self.beat()
+            yield run
 
     def _put_head(self, outcome: Outcome) -> None:
         journal = self._store.state
@@ -281,6 +312,7 @@ class JournalWriter:
             problem_count=header.problem_count,
             manifest=self._published(journal, kept),
             written=journal.written,
+            duration=round(time.monotonic() - outcome.started, 3),
         )
         self._store.put_head(head)
         self._store.remove_except(kept)

@@ -17,7 +17,8 @@ from runicorn.errors import DamagedError, UnsafeError
 from runicorn.manifest.codec import RUNS_LINE, encode_header
 from runicorn.manifest.model import Header, Identity, ManifestType
 from runicorn.manifest.reader import MAX_HEADER, read_header
-from runicorn.manifest.scan_state import RunState, kept_runs
+from runicorn.manifest.scan_reader import kept_runs
+from runicorn.manifest.scan_state import RunState
 
 _CHUNK = 1024 * 1024
 _LEVEL = 6

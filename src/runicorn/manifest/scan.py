@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -19,7 +19,8 @@ from runicorn.manifest.capture import Capture
 from runicorn.manifest.model import ProblemKind
 from runicorn.manifest.rights import ALONE, SEARCH, Audience
 from runicorn.manifest.scan_key import Place
-from runicorn.manifest.scan_problems import Problems
+from runicorn.manifest.scan_limit import Limit, LimitLost
+from runicorn.manifest.scan_problems import Problems, Report
 from runicorn.manifest.scan_read import DENIED, OPEN_FOLDER, OPEN_ROOT, look
 from runicorn.manifest.scan_run import gone_by_rights, scan_run
 from runicorn.manifest.scan_state import RunState
@@ -47,8 +48,30 @@ class ForJournal(NamedTuple):
     reached: bool = True
     capture: Capture | None = None
 
+    @property
+    def told(self) -> tuple[str, bool]:
+        """Differs when another scan looks at the rights of the runs for others."""
+        return self.audience.text, self.reached
+
 
 NO_JOURNAL = ForJournal()
+
+
+class Scope(NamedTuple):
+    """What a scan looks at, and who is told of it.
+
+    Attributes:
+        limit: where something may have changed; None looks at all of the root.
+        carried: problems that an earlier scan reported elsewhere.
+        entered: called with handle and path of each folder before what it holds is looked at.
+    """
+
+    limit: Limit | None = None
+    carried: Sequence[Report] = ()
+    entered: Callable[[int, str], None] | None = None
+
+
+EVERYTHING = Scope()
 
 
 def _in_order(name: str) -> str:
@@ -64,6 +87,7 @@ class Scanner:
         racy_from: files that changed at this time (ns) or later are read again next time.
         incremental: whether unchanged files inherit what the last scan knew.
         journal: for whom the journal is written and what collects its frames.
+        scope: what is looked at.
 
     Attributes:
         problems: what could not be listed; complete when the pass has ended.
@@ -76,11 +100,18 @@ class Scanner:
     """
 
     def __init__(
-        self, root: str, racy_from: int, *, incremental: bool = True, journal: ForJournal = NO_JOURNAL
+        self,
+        root: str,
+        racy_from: int,
+        *,
+        incremental: bool = True,
+        journal: ForJournal = NO_JOURNAL,
+        scope: Scope = EVERYTHING,
     ) -> None:
         if not _CAN_WALK:
             raise PublishError("this system cannot walk folders safely")
         self.problems = Problems()
+        self.problems.carry(scope.carried)
         self.files_read = 0
         self.bytes_read = 0
         self.racy_from = racy_from
@@ -89,6 +120,8 @@ class Scanner:
         self.capture = journal.capture
         self.revoked = False
         self._reached = [journal.reached]
+        self._limit = scope.limit
+        self._entered = scope.entered
         self._real_root = os.path.realpath(root)
         try:
             self._root = os.open(self._real_root, OPEN_ROOT)
@@ -99,10 +132,11 @@ class Scanner:
         """The runs in order of run folder; the root's handle is closed at the end.
 
         Args:
-            previous: the runs of the last scan, in the same order.
+            previous: the runs of the last scan that are within the limit, in the same order.
 
         Raises:
             PublishError: the root cannot be read.
+            LimitLost: the scan has a limit, and something is in its way.
             StateLost: from ``previous``, also in the middle.
         """
         try:
@@ -111,8 +145,12 @@ class Scanner:
             os.close(self._root)
 
     def _merged(self, previous: Iterator[RunState]) -> Iterator[Found]:
+        if self._entered is not None:
+            self._entered(self._root, "")
         old = next(previous, None)
         for fd, folder, names in self._run_folders():
+            if self._limit is not None and not self._limit.covers(folder):
+                raise LimitLost(f"'{folder}' has become a run")
             while old is not None and _in_order(old.folder) < _in_order(folder):
                 yield self._gone(old)
                 old = next(previous, None)
@@ -209,7 +247,11 @@ class Scanner:
         names = []
         for entry in entries:
             inner = f"{path}/{entry.name}" if path else entry.name
+            if self._limit is not None and not self._limit.reaches(inner):
+                continue
             if self._is_link(entry, inner):
+                if self._limit is not None and not self._limit.covers(inner):
+                    raise LimitLost(f"'{inner}' has become a link")
                 self.judge_link(entry.name, folder, inner)
             elif self.is_folder(entry, inner):
                 names.append(entry.name)
@@ -245,13 +287,22 @@ class Scanner:
     def enter(self, name: str, folder: int, path: str) -> int | None:
         """A handle on a folder in an open folder; None when it is gone or a problem."""
         try:
-            return os.open(name, OPEN_FOLDER, dir_fd=folder)
+            fd = os.open(name, OPEN_FOLDER, dir_fd=folder)
         except OSError as error:
+            self._require_covered(path, error)
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
                 self._judge_swapped(name, folder, path)
             elif error.errno != errno.ENOENT:
                 self._report_error(path, error)
             return None
+        if self._entered is not None:
+            self._entered(fd, path)
+        return fd
+
+    def _require_covered(self, path: str, error: OSError) -> None:
+        """What is wrong above the limit is a matter of all that lies there."""
+        if error.errno != errno.ENOENT and self._limit is not None and not self._limit.covers(path):
+            raise LimitLost(f"'{path}': {error.strerror}")
 
     def entries(self, fd: int, path: str) -> list[os.DirEntry[str]]:
         """What is in an open folder, by name without hidden names; nothing when it is a problem."""
@@ -259,6 +310,7 @@ class Scanner:
             with os.scandir(fd) as listing:
                 found = [entry for entry in listing if not rules.is_hidden(entry.name)]
         except OSError as error:
+            self._require_covered(path, error)
             if error.errno != errno.ENOENT:
                 self._report_error(path, error)
             return []

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 from runicorn.manifest import rules
 from runicorn.manifest.codec import MAX_LISTED_PROBLEMS, MAX_PROBLEM_TEXT
 from runicorn.manifest.model import Problem, ProblemKind
 
 _MAX_DENIED = 10_000
+_NONE = int.from_bytes(hashlib.sha256().digest(), "big")
+
+Report = tuple[str, ProblemKind, str, bool]
+"""Path as the system gives it, kind, message, whether the generator lacks the rights."""
 
 
 class Problems:
@@ -16,6 +21,7 @@ class Problems:
 
     Attributes:
         listed: the first ones, as the manifest lists them.
+        reports: the same, as they were reported.
         count: all of them.
         hides_files: whether one of them may hide files.
     """
@@ -25,14 +31,22 @@ class Problems:
         self.count = 0
         self.hides_files = False
         self._text = 0
-        self._digest = hashlib.sha256()
-        self._held: list[tuple[str, ProblemKind, str, bool]] | None = None
+        self._digest = _NONE
+        self._held: list[Report] | None = None
         self._denied: set[str] = set()
+        self._carried: frozenset[Report] = frozenset()
+        self.reports: list[Report] = []
 
     @property
     def digest(self) -> str:
-        """Differs when any problem differs (hex)."""
-        return self._digest.hexdigest()
+        """Differs when any problem differs, not when their order does (hex)."""
+        return f"{self._digest:064x}"
+
+    def carry(self, reports: Iterable[Report]) -> None:
+        """Take what an earlier scan reported of what this one does not look at."""
+        for each in reports:
+            self.report(*each[:3], denied=each[3])
+        self._carried = frozenset(self.reports)
 
     def report(self, path: str, kind: ProblemKind, message: str, *, denied: bool = False) -> None:
         """Take a problem.
@@ -43,18 +57,23 @@ class Problems:
             message: one line, safe to show.
             denied: whether the generator lacks the rights.
         """
+        report = (path, kind, message, denied)
         if self._held is not None:
-            self._held.append((path, kind, message, denied))
+            self._held.append(report)
+            return
+        if report in self._carried:
             return
         if denied and len(self._denied) < _MAX_DENIED:
             self._denied.add(path)
         problem = Problem(_shortened(rules.escape(path)), kind.value, message)
         self.count += 1
         self.hides_files = self.hides_files or kind.hides_files
-        self._digest.update(f"{problem.path}\n{problem.kind}\n{problem.message}\n".encode())
+        text = f"{problem.path}\n{problem.kind}\n{problem.message}\n".encode()
+        self._digest = (self._digest + int.from_bytes(hashlib.sha256(text).digest(), "big")) % 2**256
         self._text += len(problem.path) + len(problem.message)
         if len(self.listed) < MAX_LISTED_PROBLEMS and self._text <= MAX_PROBLEM_TEXT:
             self.listed.append(problem)
+            self.reports.append(report)
 
     def hold(self) -> None:
         """Keep what follows back until `release`."""
