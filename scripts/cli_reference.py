@@ -25,6 +25,7 @@ MEANINGS = {
     7: "refused: unsafe or damaged data from the server",
     8: "another sync works on the mirror",
     9: "the disk is full",
+    10: "what the server has published is older than allowed",
     130: "interrupted",
 }
 HEAD = """# Commands
@@ -83,6 +84,8 @@ def _commands() -> list[tuple[str, click.Command]]:
         command = group.get_command(context, name)
         if command is not None:
             found.append((f"runicorn {name}", command))
+        if isinstance(command, click.Group):
+            found += [(f"runicorn {name} {inner}", each) for inner, each in command.commands.items()]
     return found
 
 

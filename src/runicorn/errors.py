@@ -9,6 +9,7 @@ again can help, and what the user should do.
     |- UsageError                      2  the command line or an argument is wrong
     |- PublishError                    1  the generator cannot read its root or write its output
     |  '- GeneratorBusy                1  another generator works on the same root
+    |- ServiceError                    1  a unit of the service manager cannot be written or removed
     |- TransportError                  4  the connection failed
     |  |- ConnectError                 4  no connection or no login
     |  |- HostKeyError                 5  the server is not the one that is known
@@ -17,6 +18,7 @@ again can help, and what the user should do.
     |  '- RequestError                 1  the server answered one request with an error
     |- NoSuchRootError                 6  the remote root does not exist
     |- NoManifestError                 1  the server publishes no manifest
+    |- StaleError                     10  what is published is older than allowed
     |- NoJournalError                  1  the server has no journal that leads on from here
     |- DamagedError                    7  torn, unreadable or unknown data from the server
     |  '- UnsupportedVersionError      7  a format of an unknown major version
@@ -67,6 +69,10 @@ class GeneratorBusy(PublishError):  # noqa: N818 - a state, not a fault
 
     retryable = True
     default_hint = "wait until it has ended, or raise the waiting time"
+
+
+class ServiceError(RunicornError):
+    """A unit of the service manager cannot be written or removed."""
 
 
 class TransportError(RunicornError):
@@ -125,6 +131,14 @@ class NoManifestError(RunicornError):
     """The server publishes no manifest."""
 
     default_hint = "run `runicorn generate-manifest` on the server"
+
+
+class StaleError(RunicornError):
+    """What is published is older than allowed."""
+
+    exit_code = 10
+    retryable = True
+    default_hint = "the generator does not run, or cannot reach the root: look at its service or timer"
 
 
 class NoJournalError(RunicornError):

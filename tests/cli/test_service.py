@@ -1,0 +1,257 @@
+"""Units, cron lines and tasks: only where nothing else lies, and accepted by systemd itself."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from runicorn.cli import main
+from runicorn.cli.service_units import Plan, cron_line, recommended_interval, units, windows_task
+from runicorn.errors import UsageError
+from tests.manifest.helpers import generate, make_run
+
+NASTY = ["plain", "a b", "100%", 'say "hi"', "it's", "back\\slash", "$HOME", "-dash", "späth", "a;b #c"]
+
+
+def verify(folder: Path, *, user: bool = False) -> None:
+    """What systemd says of the units in a folder: nothing."""
+    runtime = folder / "runtime"
+    runtime.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [
+            "systemd-analyze",
+            "verify",
+            "--man=no",
+            "--recursive-errors=yes",
+            *(["--user"] if user else []),
+            *(str(path) for path in folder.iterdir() if path.is_file()),
+        ],
+        env=os.environ | {"XDG_RUNTIME_DIR": str(runtime), "SYSTEMD_LOG_LEVEL": "warning"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "units"
+
+
+def install(root: Path, folder: Path, *options: str) -> int:
+    return main(["service", "install", "--root", str(root), "--unit-dir", str(folder), *options])
+
+
+@pytest.mark.parametrize("who", ["--system", "--user"])
+@pytest.mark.parametrize("when", [["--watch"], ["--every", "5min"], ["--every", "90s"], []])
+def test_units_are_accepted_by_systemd(tmp_path: Path, folder: Path, who: str, when: list[str]) -> None:
+    root = tmp_path / "".join(name for name in NASTY if name != "-dash")
+    make_run(root)
+    assert install(root, folder, who, *when) == 0
+    verify(folder, user=who == "--user")
+    assert (root / ".runicorn").is_dir()
+
+
+@pytest.mark.parametrize("name", NASTY)
+@pytest.mark.parametrize("every", [None, 300])
+def test_program_with_any_name_is_found_by_systemd(
+    tmp_path: Path, folder: Path, name: str, every: int | None
+) -> None:
+    program = tmp_path / name
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    plan = Plan(str(tmp_path / name), (str(program),), "runicorn-manifest", every, True, "root")
+    folder.mkdir()
+    for file, text in units(plan).items():
+        (folder / file).write_text(text)
+    verify(folder)
+    program.chmod(0o644)
+    with pytest.raises(AssertionError, match="1 != 0"):
+        verify(folder)
+
+
+def test_watching_unit_is_supervised_and_hardened(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["service", "show", "--root", "/data/a b", "--watch", "--run-as", "mluser"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    wanted = {
+        "# /etc/systemd/system/runicorn-manifest.service",
+        "Type=notify",
+        "WatchdogSec=10min",
+        "User=mluser",
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+        "PrivateTmp=yes",
+        "CapabilityBoundingSet=",
+        'ReadWritePaths="/data/a b/.runicorn"',
+        "WantedBy=multi-user.target",
+    }
+    assert wanted <= set(lines)
+    assert [line for line in lines if line.startswith("ReadWritePaths")] == [
+        'ReadWritePaths="/data/a b/.runicorn"'
+    ]
+    del tmp_path
+
+
+def test_private_folders_that_would_hide_the_root_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["service", "show", "--root", "/var/tmp/runs", "--watch", "--run-as", "mluser"])
+    shown = capsys.readouterr().out
+    assert "PrivateTmp" not in shown
+    assert "PrivateDevices=yes" in shown
+
+
+@pytest.mark.parametrize(("runs", "seconds"), [(0, 300), (99, 300), (100, 600), (500, 600), (501, 900)])
+def test_recommended_interval(runs: int, seconds: int) -> None:
+    assert recommended_interval(runs) == seconds
+
+
+def test_default_interval_follows_the_number_of_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(100):
+        (tmp_path / f"p/n/runs/r{number}").mkdir(parents=True)
+        (tmp_path / f"p/n/runs/r{number}/meta.json").write_text("{}")
+    main(["service", "show", "--root", str(tmp_path)])
+    assert "OnUnitActiveSec=5min" in capsys.readouterr().out
+    generate(tmp_path)
+    main(["service", "show", "--root", str(tmp_path)])
+    assert "OnUnitActiveSec=10min" in capsys.readouterr().out
+
+
+def test_show_writes_nothing(tmp_path: Path, folder: Path) -> None:
+    before = [*tmp_path.rglob("*")]
+    assert main(["service", "show", "--root", str(tmp_path), "--unit-dir", str(folder)]) == 0
+    assert [*tmp_path.rglob("*")] == before
+
+
+def test_installing_again_changes_what_is_ours(tmp_path: Path, folder: Path) -> None:
+    make_run(tmp_path)
+    assert install(tmp_path, folder, "--every", "5min") == 0
+    assert {path.name for path in folder.iterdir()} == {
+        "runicorn-manifest.service",
+        "runicorn-manifest.timer",
+    }
+    assert install(tmp_path, folder, "--watch") == 0
+    assert [path.name for path in folder.iterdir()] == ["runicorn-manifest.service"]
+
+
+@pytest.mark.parametrize("foreign", ["runicorn-manifest.service", "runicorn-manifest.timer"])
+def test_unit_of_somebody_else_is_not_touched(
+    tmp_path: Path, folder: Path, foreign: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path)
+    folder.mkdir()
+    (folder / foreign).write_text("[Unit]\n")
+    for command in ("install", "remove"):
+        arguments = ["service", command, "--root", str(tmp_path), "--unit-dir", str(folder)]
+        assert main(arguments) == 1
+        assert "was not written by this program" in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == [foreign]
+    assert (folder / foreign).read_text() == "[Unit]\n"
+
+
+def test_link_in_the_place_of_a_unit_is_not_followed(tmp_path: Path, folder: Path) -> None:
+    make_run(tmp_path / "root")
+    folder.mkdir()
+    target = tmp_path / "target"
+    target.write_text("mine")
+    (folder / "runicorn-manifest.service").symlink_to(target)
+    assert install(tmp_path / "root", folder, "--watch") == 1
+    assert target.read_text() == "mine"
+
+
+def test_units_of_another_root_need_another_name(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for root in (one, other):
+        make_run(root)
+    assert install(one, folder, "--watch") == 0
+    assert install(other, folder, "--watch") == 1
+    assert "is for another root" in capsys.readouterr().err
+    assert install(other, folder, "--watch", "--name", "other") == 0
+    assert main(["service", "remove", "--root", str(one), "--unit-dir", str(folder)]) == 0
+    assert [path.name for path in folder.iterdir()] == ["other.service"]
+    assert main(["service", "remove", "--root", str(one), "--unit-dir", str(folder)]) == 1
+
+
+def test_cron_gets_the_command_as_a_shell_would() -> None:
+    for name in NASTY:
+        plan = Plan(f"/data/{name}", ("/usr/bin/runicorn",), "n", 300, True, "")
+        schedule, command = cron_line(plan)[:12], cron_line(plan)[12:]
+        assert schedule == "*/5 * * * * "
+        # What cron does with it (crontab(5)): a percent sign with a backslash before it is a percent sign.
+        seen = shlex.split(command.replace("\\%", "%"))
+        assert seen == [*plan.command, ">", "/dev/null"]
+
+
+@pytest.mark.parametrize(
+    ("every", "begins"),
+    [(60, "*/1 * * * * "), (7200, "0 */2 * * * "), (None, "@reboot ")],
+)
+def test_cron_schedules(every: int | None, begins: str) -> None:
+    assert cron_line(Plan("/data", ("/usr/bin/runicorn",), "n", every, True, "")).startswith(begins)
+
+
+def test_cron_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(UsageError, match="90s"):
+        cron_line(Plan("/data", ("/usr/bin/runicorn",), "n", 90, True, ""))
+
+
+@pytest.mark.parametrize("every", [None, 300])
+def test_windows_task_is_xml_with_the_command(every: int | None) -> None:
+    plan = Plan('/data/a & "b" <c>', ("/usr/bin/runicorn",), "n", every, True, "")
+    space = "{http://schemas.microsoft.com/windows/2004/02/mit/task}"
+    task = ET.fromstring(windows_task(plan))
+    found = task.find(f"{space}Actions/{space}Exec/{space}Arguments")
+    assert found is not None
+    assert found.text == subprocess.list2cmdline(["--exec", *plan.command])
+    interval = task.find(f".//{space}Interval")
+    assert (interval.text if interval is not None else None) == (None if every is None else "PT300S")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--watch", "--every", "5min"], "exclude each other"),
+        (["--system", "--user"], "exclude each other"),
+        (["--every", "5 weeks"], "no time from 10s to 24h"),
+        (["--every", "1s"], "no time from 10s to 24h"),
+        (["--name", "../x"], "a name of units"),
+        (["--run-as", "a\nExecStart=/bin/sh"], "no name of a user"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["service", "show", "--root", "/data", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_root_that_would_write_lines_of_its_own_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["service", "show", "--root", "/data/a\nExecStart=/bin/sh"]) == 2
+    assert "characters that a unit cannot hold" in capsys.readouterr().err
+
+
+def test_missing_root_is_no_root(tmp_path: Path, folder: Path) -> None:
+    assert install(tmp_path / "nothing", folder) == 6
+    assert not folder.exists()
+
+
+def test_installed_program_is_the_one_that_was_called(tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("runicorn")
+    done = subprocess.run(
+        [program, "service", "show", "--root", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert f'ExecStart="{program}" "generate-manifest" "--full"' in done.stdout

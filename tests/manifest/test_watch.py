@@ -1,0 +1,352 @@
+"""The watching generator: real processes, real files, real notices of the system."""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from runicorn.errors import GeneratorBusy, PublishError, UsageError
+from runicorn.manifest import read_manifest
+from runicorn.manifest.model import Header
+from runicorn.manifest.watch import Watch, WatchObserver
+from tests.manifest.helpers import append, generate, make_run, paths, replace, write
+from tests.manifest.journal_reader import Replica, head
+
+LONG = 30.0
+
+
+class Told(WatchObserver):
+    """Keeps what it is told, for a thread that waits for it."""
+
+    def __init__(self) -> None:
+        self.headers: queue.Queue[Header | None] = queue.Queue()
+        self.lines: queue.Queue[str] = queue.Queue()
+
+    def said(self, text: str) -> None:
+        self.lines.put(text)
+
+    def published(self, header: Header) -> None:
+        self.headers.put(header)
+
+    def until(self, wanted: Callable[[Header], bool]) -> Header:
+        while True:
+            header = self.headers.get(timeout=LONG)
+            assert header is not None, "the watch has ended"
+            if wanted(header):
+                return header
+
+    def line(self, part: str) -> str:
+        while True:
+            line = self.lines.get(timeout=LONG)
+            if part in line:
+                return line
+
+
+@contextmanager
+def watching(root: Path, **options: object) -> Iterator[tuple[Watch, Told]]:
+    """A watch in a thread that has published once; it must end without an error."""
+    told = Told()
+    watch = Watch(root, observer=told, **options)  # type: ignore[arg-type]
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            watch.run()
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            errors.append(error)
+            told.headers.put(None)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        assert told.headers.get(timeout=LONG) is not None, errors
+        yield watch, told
+    finally:
+        watch.stop()
+        thread.join(LONG)
+        watch.close()
+    assert not thread.is_alive()
+    assert errors == []
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "root"
+    for number in range(3):
+        make_run(folder, f"p/n/runs/r{number}", status="running")
+    return folder
+
+
+def same(root: Path) -> None:
+    """A client that reads the journal from its beginning gets what lies there."""
+    replica = Replica()
+    replica.sync(root)
+    replica.check(root)
+
+
+def test_change_is_published_at_once_by_the_journal_alone(root: Path) -> None:
+    with watching(root) as (_, told):
+        before = read_manifest(root / ".runicorn/full_manifest.json")
+        append(root / "p/n/runs/r1/logs.txt", b"one more line\n")
+        header = told.until(lambda each: each.identity.revision == 2)
+        assert header.total_bytes == before.total_bytes + len(b"one more line\n")
+        same(root)
+        published = head(root)
+        assert published.identity == header.identity
+        assert published.manifest is not None
+        assert published.manifest.identity.revision == 1, "the manifest is older, its place is known"
+        assert read_manifest(root / ".runicorn/full_manifest.json") == before
+    after = read_manifest(root / ".runicorn/full_manifest.json")
+    assert after.revision == 2, "a clean stop brings the manifest up to date"
+    assert not (root / ".runicorn/scan_state.delta").exists()
+    assert generate(root).revision == 2
+
+
+def _new_run(root: Path) -> None:
+    make_run(root, "other/name/runs/r9", status="running")
+
+
+def _new_run_in_the_path_layout(root: Path) -> None:
+    make_run(root, "runs/a/b/c/r9")
+
+
+def _picture_in_a_new_folder(root: Path) -> None:
+    write(root / "p/n/runs/r0/media/deep/er/b.png", b"picture")
+
+
+def _removed_run(root: Path) -> None:
+    shutil.rmtree(root / "p/n/runs/r2")
+
+
+def _moved_project(root: Path) -> None:
+    (root / "p").rename(root / "q")
+
+
+def _state_replaced(root: Path) -> None:
+    replace(root / "p/n/runs/r1/summary.json", '{"accuracy": 0.5}')
+
+
+def _log_rotated(root: Path) -> None:
+    replace(root / "p/n/runs/r1/logs.txt", "begun anew\n")
+
+
+CHANGES = [
+    _new_run,
+    _new_run_in_the_path_layout,
+    _picture_in_a_new_folder,
+    _removed_run,
+    _moved_project,
+    _state_replaced,
+    _log_rotated,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_each_kind_of_change_is_noticed(root: Path, change: Callable[[Path], None]) -> None:
+    # The next scan of the whole root is an hour away: only notices can bring the change.
+    with watching(root, interval=3600) as (_, told):
+        change(root)
+        want = {
+            str(path.relative_to(root))
+            for path in root.rglob("*.*")
+            if path.is_file() and ".runicorn" not in path.parts
+        }
+
+        def all_there(header: Header) -> bool:
+            return header.total_files == len(want) and header.identity.revision > 1
+
+        told.until(all_there)
+    assert set(paths(read_manifest(root / ".runicorn/full_manifest.json"))) == want
+    same(root)
+
+
+def test_change_of_a_moved_folder_is_noticed_under_its_new_name(root: Path) -> None:
+    with watching(root, interval=3600) as (_, told):
+        (root / "p").rename(root / "q")
+        told.until(lambda each: each.identity.revision == 2)
+        append(root / "q/n/runs/r1/logs.txt", b"there\n")
+        told.until(lambda each: each.identity.revision == 3)
+        same(root)
+
+
+def test_without_notices_lively_runs_and_the_whole_root_are_looked_at(root: Path) -> None:
+    with watching(root, interval=1, notices=False) as (_, told):
+        append(root / "p/n/runs/r1/logs.txt", b"there\n")
+        told.until(lambda each: each.identity.revision == 2)
+        make_run(root, "p/n/runs/r9")
+        told.until(lambda each: each.total_experiments == 4)
+        same(root)
+
+
+def test_missing_library_is_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "inotify_simple", None)
+    with watching(root, interval=1) as (_, told):
+        assert "runicorn[watch]" in told.line("scanning instead")
+        make_run(root, "p/n/runs/r9")
+        told.until(lambda each: each.total_experiments == 4)
+
+
+def test_limit_of_inotify_is_said_and_scanning_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    import inotify_simple
+
+    real = inotify_simple.INotify.add_watch
+    left = [5]
+
+    def add_watch(self: object, path: str, mask: int) -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return int(real(self, path, mask))
+
+    monkeypatch.setattr(inotify_simple.INotify, "add_watch", add_watch)
+    with watching(root, interval=1) as (_, told):
+        assert "max_user_watches" in told.line("scanning instead")
+        make_run(root, "p/n/runs/r9")
+        told.until(lambda each: each.total_experiments == 4)
+
+
+def test_lost_events_lead_to_a_whole_scan(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import inotify_simple
+
+    real = inotify_simple.INotify.read
+
+    def read(self: object, timeout: int | None = None) -> list[object]:
+        events = list(real(self, timeout=timeout))
+        lost = inotify_simple.Event(-1, inotify_simple.flags.Q_OVERFLOW, 0, "")
+        return [lost] if events else []
+
+    monkeypatch.setattr(inotify_simple.INotify, "read", read)
+    with watching(root, interval=3600) as (_, told):
+        make_run(root, "p/n/runs/r9")
+        told.until(lambda each: each.total_experiments == 4)
+
+
+def test_rights_taken_away_are_seen_at_once(root: Path) -> None:
+    secret = write(root / "p/n/runs/r1/summary.json", '{"secret": 1}')
+    secret.chmod(0o644)
+    with watching(root, interval=3600) as (_, told):
+        epoch = head(root).epoch
+        secret.chmod(0o600)
+        told.until(lambda _: head(root).epoch != epoch)
+        assert not (root / f".runicorn/journal/{epoch}.journal").exists()
+
+
+def test_problem_comes_and_goes(root: Path) -> None:
+    with watching(root, interval=3600) as (_, told):
+        os.mkfifo(root / "p/n/runs/r1/summary.json")
+        assert told.until(lambda each: each.problem_count == 1).problems[0].kind == "special"
+        append(root / "p/n/runs/r2/logs.txt", b"elsewhere\n")
+        revision = told.until(lambda each: each.identity.revision == 3)
+        assert revision.problem_count == 1, "what another scan found stays until it is looked at again"
+        (root / "p/n/runs/r1/summary.json").unlink()
+        told.until(lambda each: each.problem_count == 0)
+    assert generate(root).revision == 4, "a whole scan finds the same"
+
+
+def test_whole_scan_finds_nothing_new_after_many_parts(root: Path) -> None:
+    os.mkfifo(root / "p/n/runs/r0/media/b.png")
+    (root / "p/n/runs/link").symlink_to("/nowhere")
+    with watching(root, interval=3600) as (_, told):
+        for number in range(5):
+            append(root / f"p/n/runs/r{number % 3}/logs.txt", b"line\n")
+            told.until(lambda each, want=number + 2: each.identity.revision == want)  # type: ignore[misc]
+    assert head(root).identity.revision == 6
+    assert generate(root).revision == 6
+
+
+def test_second_generator_is_told_that_one_works(root: Path) -> None:
+    with watching(root), pytest.raises(GeneratorBusy):
+        generate(root, lock_timeout=0)
+
+
+def test_root_that_goes_away_is_waited_for_and_never_published_empty(root: Path) -> None:
+    with watching(root) as (_, told):
+        away = root.rename(root.with_name("away"))
+        root.mkdir()  # as the place of a mount looks
+        assert "waiting until it is back" in told.line("has gone away")
+        assert list(root.iterdir()) == []
+        append(away / "p/n/runs/r1/logs.txt", b"meanwhile\n")
+        root.rmdir()
+        away.rename(root)
+        told.line("is back")
+        header = told.until(lambda each: each.identity.revision == 2)
+        assert header.total_experiments == 3
+    same(root)
+
+
+def test_root_that_goes_away_during_a_scan_is_not_published(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runicorn.manifest.scan import Scanner
+
+    real = Scanner.scan
+    gone: list[Path] = []
+
+    def scan(self: Scanner, previous: Iterator[object]) -> Iterator[object]:
+        if not gone and (root / "p/n/runs/r9").exists():
+            gone.append(root.rename(root.with_name("away")))
+            shutil.copytree(gone[0] / ".runicorn", root / ".runicorn")
+        return iter(list(real(self, previous)))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Scanner, "scan", scan)
+    with watching(root, interval=3600) as (_, told):
+        write(root / "p/n/runs/r9/meta.json", "{}")
+        told.line("has gone away")
+        assert head(gone[0]).identity.revision == 1
+
+
+def test_first_generation_that_fails_ends_the_watch(tmp_path: Path) -> None:
+    watch = Watch(tmp_path / "nothing")
+    try:
+        with pytest.raises(PublishError, match="does not exist"):
+            watch.run()
+    finally:
+        watch.close()
+
+
+@pytest.mark.parametrize("options", [{"interval": 0}, {"interval": 1e9}, {"debounce": 2.0}])
+def test_numbers_that_make_no_sense_are_refused(tmp_path: Path, options: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        Watch(tmp_path, **options)  # type: ignore[arg-type]
+
+
+def test_without_a_journal_manifests_are_published(root: Path) -> None:
+    with watching(root, journal=False):
+        append(root / "p/n/runs/r1/logs.txt", b"line\n")
+    assert not (root / ".runicorn/journal").exists()
+    assert read_manifest(root / ".runicorn/full_manifest.json").total_experiments == 3
+
+
+def command(root: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "runicorn", "generate-manifest", "--watch", "--root", str(root), *options]
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_signal_stops_the_command_cleanly(root: Path, how: signal.Signals, code: int) -> None:
+    with subprocess.Popen(
+        command(root), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(f"watching {root}: revision 1, 3 runs, ")
+        replica = Replica()
+        append(root / "p/n/runs/r1/logs.txt", b"line\n")
+        while head(root).identity.revision == 1:
+            assert process.poll() is None
+        process.send_signal(how)
+        assert process.communicate(timeout=LONG) == ("", "")
+    assert process.returncode == code
+    assert read_manifest(root / ".runicorn/full_manifest.json").revision == 2
+    replica.sync(root)
+    replica.check(root)
