@@ -15,6 +15,9 @@ from runicorn.manifest.rules import escape, visible
 MARK = "# Written by `runicorn service install`. Root: "
 """How the first line of each unit begins; the root follows."""
 
+_REFUSED = frozenset("\"'\\")
+"""Characters that systemd refuses in the name of a program, however they are written."""
+
 _HIDDEN_BY = {"PrivateTmp": ("/tmp", "/var/tmp"), "PrivateDevices": ("/dev",)}  # noqa: S108 - what it hides
 
 _HARDENED = (
@@ -102,6 +105,14 @@ def mark_of(root: str) -> str:
     return MARK + visible(root)
 
 
+def _program(path: str) -> str:
+    if not _REFUSED & set(path):
+        return quoted(path)
+    if "=" in path:  # env would take it for a variable
+        raise UsageError(f"systemd cannot run a program of the name '{escape(path)}'")
+    return f"/usr/bin/env {quoted(path, dollars=True)}"
+
+
 def _timer(plan: Plan, every: int) -> str:
     return "\n".join(
         [
@@ -130,7 +141,7 @@ def span(seconds: int) -> str:
 
 def _service(plan: Plan) -> str:
     program, *arguments = plan.command
-    command = " ".join([quoted(program), *(quoted(each, dollars=True) for each in arguments)])
+    command = " ".join([_program(program), *(quoted(each, dollars=True) for each in arguments)])
     watches = plan.every is None
     lines = [mark_of(plan.root), "[Unit]", "Description=Runicorn Manifest Generation"]
     lines.append(f"RequiresMountsFor={quoted(plan.root)}")
