@@ -41,6 +41,7 @@ debian_packages() {
     has sshd || missing+=(openssh-server)
     has rsync || missing+=(rsync)
     has rclone || missing+=(rclone)
+    has systemd-analyze || missing+=(systemd)
   fi
   [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "$python is older than Python 3.10"

@@ -170,6 +170,7 @@ def test_third_party_imports() -> None:
     }
     assert {party for parties in cli.values() for party in parties} == {"click", "platformdirs", "rich"}
     assert {name: parties for name, parties in found.items() if name not in cli} == {
+        "manifest.notices": ["inotify_simple"],
         "remote_storage.manifest_sync": ["paramiko"],
         "remote_storage.selection": ["pathspec"],
         "remote_storage.service": ["paramiko"],

@@ -137,3 +137,16 @@ def test_nothing_published_and_no_root(root: Path, capsys: pytest.CaptureFixture
     assert status(root / "nothing") == 6
     assert main(["status"]) == 2
     assert status(root, "--max-age", "-1") == 2
+
+
+def test_json_is_documented_field_by_field(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generate(root)
+    assert status(root, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    page = (Path(__file__).parents[2] / "docs/server.md").read_text(encoding="utf-8")
+    table = page.split("| field of `--json` |")[1].split("\n\n")[0]
+    first = [line.split("|")[1] for line in table.splitlines()[2:]]
+    assert {name for cell in first for name in re.findall(r"`(\w+)`", cell)} == set(document)
+    for name in ("journal", "manifest"):
+        row = next(line for line in table.splitlines() if line.startswith(f"| `{name}` |"))
+        assert set(re.findall(r"`(\w+)`", row.split("|")[3])) == set(document[name])
