@@ -90,7 +90,7 @@ def test_metadata_say_what_the_project_is(wheel: Path) -> None:
     if sys.version_info < (3, 14):
         needed.add("backports-zstd")
     assert {canonicalize_name(each.name) for each in _run_time_requirements(wheel)} == needed
-    assert set(said.get_all("Provides-Extra", [])) == {"dev", "paramiko"}
+    assert set(said.get_all("Provides-Extra", [])) == {"dev", "paramiko", "watch"}
 
 
 def test_source_archive_can_be_built_from(built: Path) -> None:

@@ -8,7 +8,8 @@ again can help, and what the user should do.
     RunicornError                      1
     |- UsageError                      2  the command line or an argument is wrong
     |- PublishError                    1  the generator cannot read its root or write its output
-    |  '- GeneratorBusy                1  another generator works on the same root
+    |  |- GeneratorBusy                1  another generator works on the same root
+    |  '- RootGone                     1  the root is not where it was when work began
     |- ServiceError                    1  a unit of the service manager cannot be written or removed
     |- TransportError                  4  the connection failed
     |  |- ConnectError                 4  no connection or no login
@@ -69,6 +70,13 @@ class GeneratorBusy(PublishError):  # noqa: N818 - a state, not a fault
 
     retryable = True
     default_hint = "wait until it has ended, or raise the waiting time"
+
+
+class RootGone(PublishError):  # noqa: N818 - a state, not a fault
+    """The root is not where it was when work began."""
+
+    retryable = True
+    default_hint = "mount it again; a generator that watches goes on by itself"
 
 
 class ServiceError(RunicornError):

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -21,8 +22,12 @@ NASTY = ["plain", "a b", "100%", 'say "hi"', "it's", "back\\slash", "$HOME", "-d
 
 def verify(folder: Path, *, user: bool = False) -> None:
     """What systemd says of the units in a folder: nothing."""
-    runtime = folder / "runtime"
-    runtime.mkdir(exist_ok=True)
+    # Sockets of the system's own units lie there, and their paths must be short.
+    with tempfile.TemporaryDirectory(prefix="r-") as runtime:
+        _verify(folder, runtime, user=user)
+
+
+def _verify(folder: Path, runtime: str, *, user: bool) -> None:
     done = subprocess.run(
         [
             "systemd-analyze",
@@ -32,7 +37,7 @@ def verify(folder: Path, *, user: bool = False) -> None:
             *(["--user"] if user else []),
             *(str(path) for path in folder.iterdir() if path.is_file()),
         ],
-        env=os.environ | {"XDG_RUNTIME_DIR": str(runtime), "SYSTEMD_LOG_LEVEL": "warning"},
+        env=os.environ | {"XDG_RUNTIME_DIR": runtime, "SYSTEMD_LOG_LEVEL": "warning"},
         capture_output=True,
         text=True,
         timeout=60,
@@ -82,11 +87,10 @@ def test_program_with_any_name_is_found_by_systemd(
         verify(folder)
 
 
-def test_watching_unit_is_supervised_and_hardened(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["service", "show", "--root", "/data/a b", "--watch", "--run-as", "mluser"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_watching_unit_is_supervised_and_hardened() -> None:
+    plan = Plan("/data/a b", ("/usr/local/bin/runicorn",), "runicorn-manifest", None, True, "mluser")
+    lines = units(plan)["runicorn-manifest.service"].splitlines()
     wanted = {
-        "# /etc/systemd/system/runicorn-manifest.service",
         "Type=notify",
         "WatchdogSec=10min",
         "User=mluser",
@@ -101,9 +105,9 @@ def test_watching_unit_is_supervised_and_hardened(capsys: pytest.CaptureFixture[
     assert sum(line.startswith("ReadWritePaths") for line in lines) == 1
 
 
-def test_private_folders_that_would_hide_the_root_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["service", "show", "--root", "/var/tmp/runs", "--watch", "--run-as", "mluser"])
-    shown = capsys.readouterr().out
+@pytest.mark.parametrize(("root", "program"), [("/var/tmp/runs", "/usr/bin/r"), ("/data", "/tmp/venv/bin/r")])
+def test_private_folders_that_would_hide_what_is_needed_are_left_out(root: str, program: str) -> None:
+    shown = units(Plan(root, (program,), "n", None, True, "mluser"))["n.service"]
     assert "PrivateTmp" not in shown
     assert "PrivateDevices=yes" in shown
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from runicorn.errors import PublishError, UsageError
+from runicorn.errors import PublishError, RootGone, UsageError
 from runicorn.manifest.generation import Hooks
 from runicorn.manifest.generator import ManifestGenerator
 from runicorn.manifest.generator_lock import LOCK_NAME
@@ -40,10 +40,6 @@ _NOISE_S = 0.05
 _AWAY_S = 1.0
 
 _log = logging.getLogger("runicorn.manifest")
-
-
-class RootGone(PublishError):  # noqa: N818 - a state, not a fault
-    """The root is not where it was."""
 
 
 class WatchObserver:
