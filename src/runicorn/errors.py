@@ -13,6 +13,7 @@ again can help, and what the user should do.
     |- ServiceError                    1  a unit of the service manager cannot be written or removed
     |- TransportError                  4  the connection failed
     |  |- ConnectError                 4  no connection or no login
+    |  |  '- LoginError                4  the login was refused
     |  |- HostKeyError                 5  the server is not the one that is known
     |  |- StallError                   4  the server answered nothing in time
     |  |- ProtocolError                4  the peer does not speak SFTP
@@ -94,6 +95,12 @@ class ConnectError(TransportError):
     """No connection to the server, or no login."""
 
     default_hint = "check that `ssh HOST` works with the same options"
+
+
+class LoginError(ConnectError):
+    """The login or the sftp subsystem was refused, or there is no program to log in with."""
+
+    retryable = False
 
 
 class HostKeyError(TransportError):

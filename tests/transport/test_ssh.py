@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from runicorn.errors import ConnectError, HostKeyError, ProtocolError, StallError, TransportError, UsageError
+from runicorn.errors import (
+    ConnectError,
+    HostKeyError,
+    LoginError,
+    ProtocolError,
+    StallError,
+    TransportError,
+    UsageError,
+)
 from runicorn.remote_storage.transport import Attributes, Job, SshConnection, SshTarget, Stat, connect_ssh
 from testbed import fault_sftp
 from testbed.sshd import Sshd
@@ -95,7 +103,7 @@ def test_changed_host_key(sshd: Sshd, tmp_path: Path) -> None:
 
 def test_login_refused_says_permission_denied(sshd: Sshd) -> None:
     error = refused(target_of(sshd, "-oPubkeyAuthentication=no"))
-    assert type(error) is ConnectError
+    assert type(error) is LoginError
     assert "Permission denied" in str(error)
     assert "ssh-add" in error.hint
 

@@ -54,6 +54,7 @@ class JournalReader:
         self._handle: Handle | None = None
         self._left: list[Handle] = []
         self._early = (Place("", 0, b""), b"")
+        self._peeked: tuple[Place, Poll] | None = None
         self.head: Head | None = None
         self.told = (0, 0)
 
@@ -109,12 +110,27 @@ class JournalReader:
         self.head = decode_head(text[0])
         return self.head
 
+    def peek(self, place: Place) -> Poll | None:
+        """As `poll`, which gives the same without asking again when it is called next.
+
+        Raises:
+            TransportError: the connection failed.
+        """
+        self._peeked = None
+        poll = self.poll(place)
+        if poll is not None:
+            self._peeked = (place, poll)
+        return poll
+
     def poll(self, place: Place) -> Poll | None:
         """See by one READ and one STAT whether there is more; None when the epoch is not as it was.
 
         Raises:
             TransportError: the connection failed.
         """
+        peeked, self._peeked = self._peeked, None
+        if peeked is not None and peeked[0] == place:
+            return peeked[1]
         if not self.has_open(place.epoch) or self._handle is None:
             return None
         found: list[Answer] = []
@@ -165,6 +181,7 @@ class JournalReader:
     def forget(self) -> None:
         """Open the file anew when it is needed next: what is open may not be what the path leads to."""
         self._early = (Place("", 0, b""), b"")
+        self._peeked = None
         if self._handle is not None:
             self._left.append(self._handle)
         self._handle = None

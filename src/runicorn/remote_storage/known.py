@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from runicorn.journal.frames import Place
-from runicorn.manifest.model import FileEntry, Identity
+from runicorn.manifest.model import FileEntry, Identity, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +111,15 @@ class Cursor:
     keeps_gone: bool = False
     place: Place | None = None
     began_empty: bool = False
+
+
+class Wanted(NamedTuple):
+    """A file that has to be fetched.
+
+    Attributes:
+        key: its place in the order of `MirrorState.wanted`.
+        run: its run, with this file alone.
+    """
+
+    key: tuple[int, float, str, str]
+    run: Run

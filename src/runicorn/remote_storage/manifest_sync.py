@@ -86,6 +86,20 @@ class ManifestSyncClient:
         Raises:
             RunicornError: one of its classes for each cause.
         """
+        return self.sync_report(progress_callback, observer=observer, cancel=cancel).as_dict()
+
+    def sync_report(
+        self,
+        progress_callback: ProgressCallback | None = None,
+        *,
+        observer: Observer | None = None,
+        cancel: threading.Event | None = None,
+    ) -> SyncReport:
+        """As `sync`, with the statistics as an object.
+
+        Raises:
+            RunicornError: one of its classes for each cause.
+        """
         stop = cancel or threading.Event()
         wait_jitter(self.jitter_max, stop)
         watchers = [watcher for watcher in (observer, _progress(progress_callback)) if watcher is not None]
@@ -96,7 +110,7 @@ class ManifestSyncClient:
 
         was_kept = self._transport is not None
         try:
-            return self._synchronize(tell, stop).as_dict()
+            return self._synchronize(tell, stop)
         except TransportError:
             self.close()
             if not was_kept:
@@ -104,7 +118,7 @@ class ManifestSyncClient:
             # The channel of an earlier sync may have ended meanwhile; a new one tells.
             log.info("the connection of the last sync has ended; trying with a new one")
         try:
-            return self._synchronize(tell, stop).as_dict()
+            return self._synchronize(tell, stop)
         except TransportError:
             self.close()
             raise
@@ -125,6 +139,19 @@ class ManifestSyncClient:
             self._transport = client if isinstance(client, Transport) else open_beside(client)
             self._journal = JournalReader(self._transport, self.remote_root.rstrip("/"))
         return self._transport, self._journal
+
+    def connect(self) -> None:
+        """Open the channel, unless it is open; a sync does it by itself.
+
+        Raises:
+            TransportError: it cannot be opened.
+        """
+        self._connected()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a channel is open, as far as that is known."""
+        return self._transport is not None
 
     def close(self) -> None:
         """Give up the channel that was opened; the next sync opens another one. May be called again."""

@@ -74,14 +74,6 @@ class FileFailed:
     final: bool
 
 
-Event: TypeAlias = ListingRead | TransferStarted | BytesReceived | FileDone | FileFailed
-Observer: TypeAlias = Callable[[Event], None]
-
-
-def ignore(_event: Event) -> None:
-    """An observer that looks away."""
-
-
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A file that is not as listed after this sync.
@@ -170,3 +162,88 @@ class SyncReport:
     def as_dict(self) -> dict[str, Any]:
         """The statistics as plain values, ready for JSON."""
         return asdict(self)
+
+
+# -- what a watch tells besides, see `runicorn.remote_storage.watch` ----------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The server was reached, for the first time or again.
+
+    Attributes:
+        away: seconds since the connection was lost; None the first time.
+    """
+
+    away: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLost:
+    """The connection ended; another one is made.
+
+    Attributes:
+        error: one line, escaped.
+        retry_in: seconds until then; 0 = at once.
+    """
+
+    error: str
+    retry_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class SyncFinished:
+    """A sync of a watch ended; looks that found nothing new are not told.
+
+    Attributes:
+        report: how it went.
+    """
+
+    report: SyncReport
+
+
+@dataclass(frozen=True, slots=True)
+class SyncFailed:
+    """A sync of a watch failed for a reason that may pass, other than the connection.
+
+    Attributes:
+        error: one line, escaped.
+        exit_code: what a command would end with.
+        retry_in: seconds until the next one.
+    """
+
+    error: str
+    exit_code: int
+    retry_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class PublicationStale:
+    """The server has published nothing for longer than it used to: its generator may be dead.
+
+    Attributes:
+        unchanged: seconds, by this machine's steady clock, since the server's time of its last look was seen
+            to change.
+        usual: the longest time between two of its looks that was seen before, seconds by the server's clock;
+            None when no two were seen.
+    """
+
+    unchanged: float
+    usual: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PublicationFresh:
+    """After `PublicationStale`: the server publishes again."""
+
+
+SyncEvent: TypeAlias = ListingRead | TransferStarted | BytesReceived | FileDone | FileFailed
+WatchEvent: TypeAlias = (
+    Connected | ConnectionLost | SyncFinished | SyncFailed | PublicationStale | PublicationFresh
+)
+Event: TypeAlias = SyncEvent | WatchEvent
+Observer: TypeAlias = Callable[[Event], None]
+
+
+def ignore(_event: Event) -> None:
+    """An observer that looks away."""

@@ -12,7 +12,9 @@ from runicorn.manifest.rules import escape
 from runicorn.remote_storage.cache import LocalCacheManager
 from runicorn.remote_storage.manifest_sync import ManifestSyncClient, ProgressCallback
 from runicorn.remote_storage.options import AUTO, WALK, SyncOptions
+from runicorn.remote_storage.report import Event, Observer, SyncReport
 from runicorn.remote_storage.transport.base import Transport
+from runicorn.remote_storage.watch import Watcher, WatchOptions
 
 if TYPE_CHECKING:
     from paramiko import SFTPClient, SSHClient
@@ -84,6 +86,8 @@ class MetadataSyncService:
             options=replace(options, method=method),
         )
         self._callbacks: list[ProgressCallback] = []
+        self._observers: list[Observer] = []
+        self._last: SyncReport | RunicornError | None = None
         self._progress = SyncProgress()
         self._guard = threading.Lock()
         self._syncing = threading.Lock()
@@ -98,6 +102,15 @@ class MetadataSyncService:
     def remove_progress_callback(self, callback: ProgressCallback) -> None:
         """Have it called no more."""
         self._callbacks.remove(callback)
+
+    def add_observer(self, observer: Observer) -> None:
+        """Have a function told of every `runicorn.remote_storage.report.Event` of the syncs and of the
+        background sync, in the thread that syncs."""
+        self._observers.append(observer)
+
+    def remove_observer(self, observer: Observer) -> None:
+        """Have it told no more."""
+        self._observers.remove(observer)
 
     def get_progress(self) -> SyncProgress:
         """How far the service is; may be called from any thread."""
@@ -114,8 +127,9 @@ class MetadataSyncService:
         with self._syncing:
             self._update(running=True, completed=0, total=0, current_file="", last_error="")
             try:
-                stats = self._client.sync(self._on_progress, cancel=self._stop)
+                report = self._client.sync_report(self._on_progress, observer=self._tell, cancel=self._stop)
             except RunicornError as error:
+                self._last = error
                 message = escape(str(error))
                 self._update(running=False, last_error=message)
                 if not isinstance(error, CancelledError):
@@ -124,11 +138,15 @@ class MetadataSyncService:
             except BaseException:
                 self._update(running=False, last_error="interrupted")
                 raise
-            self._update(running=False, last_stats=stats)
-            return not stats["failed_count"]
+            self._last = report
+            self._update(running=False, last_stats=report.as_dict())
+            return not report.failed_count
 
     def start_background_sync(self, interval_seconds: float = 300.0) -> None:
         """Sync now and then every ``interval_seconds``, in a thread of its own.
+
+        After a failure it tries again sooner than that, then ever more rarely, at least once a minute; it
+        never gives up. Observers are told of what happens.
 
         Raises:
             UsageError: the interval is not positive, or a background sync runs already.
@@ -174,15 +192,36 @@ class MetadataSyncService:
         self._client.close()
 
     def _run(self, interval: float) -> None:
-        while not self._stop.is_set():
-            try:
-                self.sync_all()
-            except Exception as error:
-                # Most likely a callback's: it must not end what the user asked to go on.
-                self._update(running=False, last_error=f"{type(error).__name__}: {escape(str(error))}")
-                log.exception("the background sync met an unexpected error; it goes on")
-            self._stop.wait(interval)
+        options = WatchOptions(interval, stretch=False, persistent=True)
+        Watcher(_Background(self), options, self._tell_guarded).run(self._stop)
         self._stop.clear()
+
+    def _look(self) -> SyncReport | None:
+        """One sync of the background; raises what it failed with."""
+        self._last = None
+        try:
+            self.sync_all()
+        except Exception as error:
+            self._take_unexpected(error)
+            log.exception("the background sync met an unexpected error; it goes on")
+        if isinstance(self._last, RunicornError):
+            raise self._last
+        return self._last
+
+    def _take_unexpected(self, error: Exception) -> None:
+        """Most likely a callback's: it must not end what the user asked to go on."""
+        self._update(running=False, last_error=f"{type(error).__name__}: {escape(str(error))}")
+
+    def _tell(self, event: Event) -> None:
+        for observer in list(self._observers):
+            observer(event)
+
+    def _tell_guarded(self, event: Event) -> None:
+        try:
+            self._tell(event)
+        except Exception as error:
+            self._take_unexpected(error)
+            log.exception("an observer of the background sync met an unexpected error")
 
     def _on_progress(self, completed: int, total: int, current_file: str) -> None:
         self._update(completed=completed, total=total, current_file=current_file)
@@ -196,3 +235,39 @@ class MetadataSyncService:
     def _update(self, **changes: Any) -> None:
         with self._guard:
             self._progress = replace(self._progress, **changes)
+
+
+class _Background:
+    """The session that the background sync watches. The channel belongs to the service's client, which opens
+    and closes it, so that `MetadataSyncService.sync_all` can use it in between."""
+
+    def __init__(self, service: MetadataSyncService) -> None:
+        self._service = service
+
+    @property
+    def is_connected(self) -> bool:
+        return self._service._client.is_connected
+
+    @property
+    def looked_at(self) -> float | None:
+        last = self._service._last
+        return last.generated_at if isinstance(last, SyncReport) else None
+
+    def connect(self) -> None:
+        service = self._service
+        try:
+            with service._syncing:
+                service._client.connect()
+        except RunicornError as error:
+            service._update(last_error=escape(str(error)))
+            raise
+
+    def look(self) -> SyncReport | None:
+        return self._service._look()
+
+    def disconnect(self) -> None:
+        with self._service._syncing:
+            self._service._client.close()
+
+    def close(self) -> None:
+        """The client is kept for the next sync."""

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from runicorn.manifest import rules
 from runicorn.manifest.model import FileEntry, Run
-from runicorn.remote_storage.known import Cursor, Known, LocalFile
+from runicorn.remote_storage.known import Cursor, Known, LocalFile, Wanted
 from runicorn.remote_storage.state_file import (
     is_damage,
     mapped,
@@ -44,18 +44,6 @@ ANY = "-"
 """No snapshot."""
 
 _AT_ONCE = 500
-
-
-class Wanted(NamedTuple):
-    """A file that has to be fetched.
-
-    Attributes:
-        key: its place in the order of `MirrorState.wanted`.
-        run: its run, with this file alone.
-    """
-
-    key: tuple[int, float, str, str]
-    run: Run
 
 
 class MirrorState:
@@ -159,6 +147,18 @@ class MirrorState:
                 self._set(key, value)
         except sqlite3.Error as error:
             self._raise(error)
+
+    def remember(self, key: str, value: Any) -> None:
+        """Take note of a value that belongs to the whole mirror, and that JSON can hold.
+
+        Raises:
+            MirrorError: the database cannot be written.
+        """
+        self._write([(key, value)])
+
+    def recall(self, key: str) -> Any:
+        """What `remember` was given last, or None."""
+        return self._get(key)
 
     def move_cursor(self, cursor: Cursor) -> None:
         """Record the published state that the mirror has been brought to.

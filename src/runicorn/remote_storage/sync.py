@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from runicorn.errors import (
     DamagedError,
@@ -28,6 +29,7 @@ from runicorn.journal.head import Head
 from runicorn.manifest.model import Identity
 from runicorn.manifest.rules import escape
 from runicorn.remote_storage import rung
+from runicorn.remote_storage.contact import note_contact
 from runicorn.remote_storage.context import SyncContext
 from runicorn.remote_storage.crew import Hands
 from runicorn.remote_storage.diff import SyncPlan
@@ -98,27 +100,61 @@ def synchronize(  # noqa: PLR0913, PLR0917 - what a sync is made of
     """
     options = options or SyncOptions()
     options.check()
-    started = time.time()
-    clock = time.monotonic()
-    before = transport.traffic
-    remote_root = remote_root.rstrip("/")
-    with _mapped_failures(), contextlib.ExitStack() as stack:
+    started, clock = time.time(), time.monotonic()
+    with mapped_failures(), contextlib.ExitStack() as stack:
         mirror = open_mirror(stack, mirror_root, options)
-        stop = cancel or threading.Event()
-        report = SyncReport(dry_run=options.dry_run)
-        knowledge = Knowledge(mirror)
-        context = SyncContext(
-            transport, remote_root, mirror, options, observer, stop, knowledge, report, hands
-        )
         if journal is None:
-            journal = JournalReader(transport, remote_root)
+            journal = JournalReader(transport, remote_root.rstrip("/"))
             stack.callback(_close, journal)
-        plan = _run_through_damage(_Ladder(context, journal), mirror, options)
-        report.count_traffic(before, transport.traffic)
-        report.duration = time.monotonic() - clock
+        way = Way(transport, remote_root, journal, hands)
+        result = synchronize_open(mirror, way, options, observer, cancel)
+        result.report.duration = time.monotonic() - clock
         if not options.dry_run:
-            mirror.state.add_report(started, report.as_dict())
-        return SyncResult(report, plan)
+            mirror.state.add_report(started, result.report.as_dict())
+            note_contact(mirror.state, started, time.time(), result.report.generated_at)
+        return result
+
+
+class Way(NamedTuple):
+    """How a root is reached.
+
+    Attributes:
+        transport: the connection.
+        remote_root: the root on the server.
+        journal: reads the journal of this root over this transport.
+        hands: as of `synchronize`.
+    """
+
+    transport: Transport
+    remote_root: str
+    journal: JournalReader
+    hands: Hands | None = None
+
+
+def synchronize_open(
+    mirror: OpenMirror,
+    way: Way,
+    options: SyncOptions,
+    observer: Observer = ignore,
+    cancel: threading.Event | None = None,
+) -> SyncResult:
+    """As `synchronize`, of a mirror that is open already; the sync is not recorded in its history.
+
+    Raises:
+        RunicornError, OSError: as of `synchronize`; see `mapped_failures`.
+    """
+    clock = time.monotonic()
+    before = way.transport.traffic
+    report = SyncReport(dry_run=options.dry_run)
+    root = way.remote_root.rstrip("/")
+    stop = cancel or threading.Event()
+    context = SyncContext(
+        way.transport, root, mirror, options, observer, stop, Knowledge(mirror), report, way.hands
+    )
+    plan = _run_through_damage(_Ladder(context, way.journal), mirror, options)
+    report.count_traffic(before, way.transport.traffic)
+    report.duration = time.monotonic() - clock
+    return SyncResult(report, plan)
 
 
 def _close(journal: JournalReader) -> None:
@@ -127,7 +163,12 @@ def _close(journal: JournalReader) -> None:
 
 
 @contextlib.contextmanager
-def _mapped_failures() -> Iterator[None]:
+def mapped_failures() -> Iterator[None]:
+    """What the disk refuses, as an error of this program.
+
+    Raises:
+        MirrorError: an OSError came out of the block.
+    """
     try:
         yield
     except OSError as error:

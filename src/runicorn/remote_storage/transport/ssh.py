@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final
 
-from runicorn.errors import ConnectError, HostKeyError, TransportError, UsageError
+from runicorn.errors import ConnectError, HostKeyError, LoginError, TransportError, UsageError
 from runicorn.remote_storage.transport.channel import FdChannel
 from runicorn.remote_storage.transport.sharing import OPENSSH_OPTIONS, Sharing, is_openssh
 from runicorn.remote_storage.transport.shown import printable
@@ -41,6 +41,7 @@ _HINTS: Final = (
     ("Could not resolve hostname", "check the host's name, and ~/.ssh/config"),
     ("Connection refused", "check the port, and that sshd runs on the server"),
 )
+_REFUSALS: Final = ("subsystem request failed", "Permission denied")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ class SshConnection:
         """Start ssh; it logs in while this process does something else.
 
         Raises:
-            ConnectError: the program cannot be started.
+            LoginError: the program cannot be started.
         """
         if self._process is not None:
             return self
@@ -164,7 +165,7 @@ class SshConnection:
         except OSError as error:
             self._stop_sharing()
             program = printable(self._argv[0])
-            raise ConnectError(
+            raise LoginError(
                 f"cannot start {program}: {error.strerror}",
                 hint=f"install OpenSSH's client, or correct {program!r}",
             ) from error
@@ -184,7 +185,8 @@ class SshConnection:
 
         Raises:
             HostKeyError: the host key is unknown or has changed.
-            ConnectError: no connection or no login, with ssh's own words.
+            LoginError: the login or the sftp subsystem was refused, in ssh's own words.
+            ConnectError: no connection, in ssh's own words.
             ProtocolError: the server does not speak SFTP, or prints text into it.
             StallError: no greeting in time.
         """
@@ -296,7 +298,7 @@ class SshConnection:
             return HostKeyError(f"the host key was refused: {useful[-1] if useful else said}")
         for sign, hint in _HINTS:
             if sign in text:
-                return ConnectError(said, hint=hint)
+                return (LoginError if sign in _REFUSALS else ConnectError)(said, hint=hint)
         command = printable(shlex.join(self._argv), 400)
         return ConnectError(said or f"{self._program} ended", hint=f"check that `{command}` works")
 

@@ -1,0 +1,196 @@
+"""Remotes by name: a TOML file of the user's, see docs/client.md.
+
+The libraries for TOML are imported when they are used: most syncs name a source and need no file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runicorn._files import replace_file
+from runicorn.errors import UsageError
+from runicorn.manifest.rules import escape
+
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
+
+FORMAT_VERSION = "1.0"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}").fullmatch
+_MAJOR = re.compile(r"1\.[0-9]{1,6}").fullmatch
+_MOST_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A source and its mirror under a name.
+
+    Attributes:
+        name: letters, digits, ``_``, ``.`` and ``-``, at most 64; it begins with a letter or digit.
+        source: as of ``runicorn sync SOURCE``.
+        mirror: folder of the mirror, ``~`` for the home folder; None for the default one.
+    """
+
+    name: str
+    source: str
+    mirror: Path | None
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of a remote."""
+    return _NAME(text) is not None
+
+
+def require_name(text: str) -> None:
+    """Refuse what cannot be a name.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if not is_name(text):
+        raise UsageError(
+            f"{escape(text)!r} cannot be the name of a remote",
+            hint="use letters, digits, _ . and -, at most 64, beginning with a letter or a digit",
+        )
+
+
+class Remotes:
+    """The remotes in a file.
+
+    Args:
+        path: the file; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def all(self) -> list[Remote]:
+        """All remotes, in the order of the file.
+
+        Raises:
+            UsageError: the file cannot be read or makes no sense.
+        """
+        text = self._text()
+        if not text:
+            return []
+        if sys.version_info >= (3, 11):
+            import tomllib
+        else:
+            import tomli as tomllib
+        try:
+            document = tomllib.loads(text)
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
+        return [self._remote(name, fields) for name, fields in self._tables(document).items()]
+
+    def get(self, name: str) -> Remote | None:
+        """The remote of a name, or None.
+
+        Raises:
+            UsageError: as of `all`.
+        """
+        return next((each for each in self.all() if each.name == name), None)
+
+    def add(self, remote: Remote) -> None:
+        """Add one; what else the file holds stays as it is.
+
+        Raises:
+            UsageError: the name cannot be one or is taken, or as of `all`.
+        """
+        require_name(remote.name)
+        if self.get(remote.name) is not None:
+            hint = f"`runicorn remote remove {remote.name}` first"
+            raise UsageError(f"there is a remote {remote.name} already", hint=hint)
+        import tomlkit
+
+        with self._changed() as document:
+            document.setdefault("format_version", FORMAT_VERSION)
+            table = tomlkit.table()
+            table["source"] = remote.source
+            if remote.mirror is not None:
+                table["mirror"] = str(remote.mirror)
+            remotes = document.setdefault("remotes", tomlkit.table(is_super_table=True))
+            remotes[remote.name] = table
+
+    def remove(self, name: str) -> Remote:
+        """Remove one, and give it; its mirror stays.
+
+        Raises:
+            UsageError: there is none of this name, or as of `all`.
+        """
+        found = self.get(name)
+        if found is None:
+            raise UsageError(f"there is no remote {escape(name)}", hint="`runicorn remote list` names them")
+        with self._changed() as document:
+            del document["remotes"][name]
+        return found
+
+    # -- the file ------------------------------------------------------------------------------
+
+    def _text(self) -> str:
+        try:
+            with self.path.open("rb") as stream:
+                data = stream.read(_MOST_BYTES + 1)
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise UsageError(f"cannot read {self._shown}: {error.strerror}") from error
+        if len(data) > _MOST_BYTES:
+            raise self._damaged("it is too large")
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self._damaged("it is not UTF-8") from error
+
+    @contextlib.contextmanager
+    def _changed(self) -> Iterator[TOMLDocument]:
+        import tomlkit
+        from tomlkit.exceptions import TOMLKitError
+
+        try:
+            document = tomlkit.parse(self._text())
+            yield document
+            data = tomlkit.dumps(document).encode("utf-8")
+        except (TOMLKitError, ValueError, TypeError) as error:
+            raise self._damaged(str(error)) from error
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with replace_file(self.path.resolve()) as stream:
+                stream.write(data)
+        except OSError as error:
+            raise UsageError(f"cannot write {self._shown}: {error.strerror}") from error
+
+    @property
+    def _shown(self) -> str:
+        return escape(str(self.path))
+
+    def _damaged(self, reason: str) -> UsageError:
+        line = escape(" ".join(reason.split()))
+        return UsageError(f"cannot read {self._shown}: {line}", hint="correct the file, or remove it")
+
+    def _tables(self, document: dict[str, Any]) -> dict[str, Any]:
+        version = document.get("format_version", FORMAT_VERSION)
+        if not isinstance(version, str) or not _MAJOR(version):
+            raise self._damaged(f"its format_version {version!r} is not known here")
+        tables = document.get("remotes", {})
+        if not isinstance(tables, dict):
+            raise self._damaged("'remotes' is no table")
+        return tables
+
+    def _remote(self, name: str, fields: Any) -> Remote:
+        if not is_name(name):
+            raise self._damaged(f"{name!r} cannot be the name of a remote")
+        if not isinstance(fields, dict):
+            raise self._damaged(f"remotes.{name} is no table")
+        source, mirror = fields.get("source"), fields.get("mirror")
+        if not isinstance(source, str) or not source:
+            raise self._damaged(f"remotes.{name} has no source")
+        if mirror is not None and (not isinstance(mirror, str) or not mirror or "\x00" in mirror):
+            raise self._damaged(f"the mirror of remotes.{name} is no path")
+        return Remote(name, source, None if mirror is None else Path(mirror))
