@@ -33,6 +33,7 @@ class LazyGroup(click.Group):
 
     lazy: dict[str, str] = {  # noqa: RUF012 - a constant
         "generate-manifest": "runicorn.cli.generate_manifest:command",
+        "remote": "runicorn.cli.remote:command",
         "service": "runicorn.cli.service:command",
         "status": "runicorn.cli.status:command",
         "sync": "runicorn.cli.sync:command",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,17 @@ from runicorn.remote_storage.report import (
     FileFailed,
     ListingRead,
     Observer,
+    SyncFinished,
     TransferStarted,
+    ignore,
 )
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
+
+FILE_EVENTS = (ListingRead, TransferStarted, BytesReceived, FileDone, FileFailed)
+"""What happens during a sync, as against what happens to a watch."""
 
 _STEP = 0.1
 _SMOOTHING = 0.1
@@ -84,6 +89,8 @@ class TerminalProgress:
         elif isinstance(event, FileDone):
             self._files += 1
             self._draw(last=self._files == self._total_files)
+        elif isinstance(event, SyncFinished):
+            self.stop()
 
     def _start(self, event: TransferStarted) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
@@ -130,7 +137,13 @@ class TerminalProgress:
 
 
 class VerboseLines:
-    """An observer that writes a line for each file."""
+    """An observer that writes a line for each file.
+
+    Attributes:
+        is_lasting: whether a watch has use for it after the first sync.
+    """
+
+    is_lasting = True
 
     def __call__(self, event: Event) -> None:
         """Write the line of an event, if it has one."""
@@ -159,3 +172,53 @@ def observed(verbose: bool, quiet: bool) -> Iterator[list[Observer]]:
         yield [progress]
     finally:
         progress.stop()
+
+
+@contextmanager
+def observed_together(names: Sequence[str], verbose: bool, quiet: bool) -> Iterator[list[Observer]]:
+    """The observers of several syncs side by side, one for each name; on a terminal one line each."""
+    if verbose:
+        yield [VerboseLines() for _ in names]
+        return
+    if quiet or not sys.stderr.isatty():
+        yield [ignore for _ in names]
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.fields[remote]}"), BarColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+        tasks = [progress.add_task("connecting", total=None, remote=escape(name)) for name in names]
+        yield [SharedProgress(progress, task) for task in tasks]
+
+
+class SharedProgress:
+    """An observer that draws one line of several on a terminal.
+
+    Args:
+        progress: draws; may be used in any thread.
+        task: the line.
+    """
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+        self._files = self._bytes = self._total = 0
+        self._drawn = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event."""
+        if isinstance(event, TransferStarted):
+            # What the journal only lists is announced when it has been read.
+            self._total += event.total_bytes
+        elif isinstance(event, BytesReceived):
+            self._bytes += event.count
+        elif isinstance(event, FileDone):
+            self._files += 1
+        now = time.monotonic()
+        if now - self._drawn < _STEP:
+            return
+        self._drawn = now
+        received = min(self._bytes, self._total)
+        text = f"{self._files} files  {size_text(received)}/{size_text(self._total)}"
+        self._progress.update(self._task, completed=received, total=max(1, self._total), description=text)

@@ -5,58 +5,51 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import os
-import shlex
 import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from runicorn.cli.units import age_text, duration_text, size_text
+from runicorn.cli import reach
+from runicorn.cli.sync_output import FINISHED_WITH_FAILURES, Output, is_incomplete
 from runicorn.errors import RunicornError, UsageError
-from runicorn.manifest.rules import escape
 
 if TYPE_CHECKING:
+    from runicorn.cli.reach import Ssh, Target
     from runicorn.remote_storage.crew import Hands
-    from runicorn.remote_storage.diff import SyncPlan
     from runicorn.remote_storage.options import SyncOptions
-    from runicorn.remote_storage.report import Event, SyncReport
+    from runicorn.remote_storage.report import Event
     from runicorn.remote_storage.source import Source
-    from runicorn.remote_storage.transport import SshConnection, Transport
 
-SSH_VARIABLE = "RUNICORN_SSH"
-FINISHED_WITH_FAILURES = 3
-OLD_PUBLICATION = 24 * 3600.0
-"""Seconds after which the age of what the server published is pointed out."""
-
-MAX_NAMED_FAILURES = 20
 _OBJECTS_PER_COLLECTION = 50_000
 """A listing is many objects without a cycle; the default looks at all of them again and again."""
 
 _HELP = """Bring MIRROR to the state of SOURCE; only what changed is fetched.
 
-SOURCE is [user@]host:path, ssh://[user@]host[:port]/path, or a local path. Remote ones are reached with
-your own ssh: its configuration, jump hosts, keys, agent and known hosts hold. MIRROR is a local folder; by
-default one in your data folder, named after the source.
+SOURCE is [user@]host:path, ssh://[user@]host[:port]/path, a local path, or the name of a remote (runicorn
+remote add). Remote ones are reached with your own ssh: its configuration, jump hosts, keys, agent and known
+hosts hold. MIRROR is a local folder; by default one in your data folder, named after the source. Without
+SOURCE all remotes are synced, side by side; the exit code is the worst of theirs.
 
 When the server publishes (runicorn generate-manifest), what changed is read from its journal, bytes and
 all; when that does not lead on from here, its manifest tells what to fetch; when there is none, the folders
 on the server are walked, which is slower. The next sync is back on the journal.
+
+With --watch the connection stays open and brings changes as they are published, until Ctrl-C or SIGTERM
+ends it. A lost connection is made anew, for ever; only what cannot pass by itself ends a watch.
 
 \b
 Examples:
   runicorn sync gpu1:/data/experiments ./experiments
   runicorn sync ssh://me@gpu1:2222/data/experiments ./experiments --project vision --no-media
   runicorn sync gpu1:/data/experiments ./experiments --dry-run
+  runicorn sync gpu1:/data/experiments ./experiments --watch
   runicorn sync gpu1:/data/experiments ./experiments --ssh "ssh -J jump.example.org"
 
 \b
 Exit codes:
-  0    done, or nothing to do
+  0    done, or nothing to do; a watch that was ended
   1    failed
   2    wrong usage
   3    finished, but some files failed or were kept though they should go
@@ -70,55 +63,10 @@ Exit codes:
 """
 
 
-@dataclass(frozen=True)
-class _Ssh:
-    """How the server is reached."""
-
-    port: int | None
-    identity: str | None
-    command: str
-
-
-def _default_mirror(source: Source) -> Path:
-    from platformdirs import user_data_path
-
-    return user_data_path("runicorn", appauthor=False) / "mirrors" / source.folder_name()
-
-
-def _connection(source: Source, ssh: _Ssh, verbose: bool) -> SshConnection | None:
-    """The user's ssh, or None for a local source."""
-    if source.is_local:
-        if ssh.port is not None or ssh.identity is not None:
-            raise UsageError("--port and --identity mean nothing for a local source")
-        return None
-    from runicorn.remote_storage.transport import SshConnection, SshTarget
-
-    if source.port is not None and ssh.port is not None and source.port != ssh.port:
-        raise UsageError("the source and --port name two different ports")
-    try:
-        command = tuple(shlex.split(ssh.command))
-    except ValueError as error:
-        raise UsageError(f"cannot read the ssh command: {error}") from error
-    if source.host is None or not command:
-        raise UsageError("the ssh command is empty")
-    target = SshTarget(source.host, source.user, source.port or ssh.port, ssh.identity, command)
-    return SshConnection(target, echo_stderr=verbose)
-
-
-@contextlib.contextmanager
-def _transport(connection: SshConnection | None) -> Iterator[Transport]:
-    from runicorn.remote_storage.transport import LazyTransport, LocalTransport
-
-    transport = LocalTransport() if connection is None else LazyTransport(connection.engine)
-    try:
-        yield transport
-    finally:
-        transport.close()
-
-
-def _run_sync(source: Source, mirror: Path, options: SyncOptions, ssh: _Ssh, output: _Output) -> int:
+def _run_sync(where: Target, options: SyncOptions, ssh: Ssh, output: Output) -> int:
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
-    connection = _connection(source, ssh, output.verbose)
+    source, mirror = where.source, where.mirror
+    connection = reach.connection(source, ssh, echo=output.verbose)
     hands: Hands | None = None
     with contextlib.ExitStack() as stack:
         if connection is not None:
@@ -134,10 +82,10 @@ def _run_sync(source: Source, mirror: Path, options: SyncOptions, ssh: _Ssh, out
         from runicorn.remote_storage.sync import synchronize
         from runicorn.remote_storage.transport import Traffic
 
-        _refuse_overlap(source, mirror)
+        reach.refuse_overlap(source, mirror)
         with (
             observed(output.verbose, output.quiet) as watchers,
-            _transport(connection) as transport,
+            reach.transport(connection) as transport,
         ):
             wait_jitter(output.jitter)
 
@@ -150,7 +98,7 @@ def _run_sync(source: Source, mirror: Path, options: SyncOptions, ssh: _Ssh, out
             result = synchronize(transport, source.path, mirror, options, tell, journal=journal, hands=hands)
             result.report.count_traffic(Traffic(), transport.traffic)
     output.show(result.report, result.plan, mirror)
-    return FINISHED_WITH_FAILURES if _is_incomplete(result.report, options) else 0
+    return FINISHED_WITH_FAILURES if is_incomplete(result.report, options) else 0
 
 
 def _hands(mirror: Path, options: SyncOptions) -> Hands | None:
@@ -164,115 +112,6 @@ def _hands(mirror: Path, options: SyncOptions) -> Hands | None:
     return Hands(most_hands())
 
 
-def _is_incomplete(report: SyncReport, options: SyncOptions) -> bool:
-    return bool(report.failed_count or (options.delete and report.gone_count))
-
-
-def _refuse_overlap(source: Source, mirror: Path) -> None:
-    if not source.is_local:
-        return
-    root, target = Path(source.path).resolve(), mirror.resolve()
-    if root == target or root in target.parents or target in root.parents:
-        raise UsageError("the mirror and its source lie inside each other")
-
-
-@dataclass(frozen=True)
-class _Output:
-    """How the command tells what it did."""
-
-    as_json: bool
-    verbose: bool
-    quiet: bool
-    jitter: float
-
-    def show(self, report: SyncReport, plan: SyncPlan | None, mirror: Path) -> None:
-        """The result, on stdout; failures on stderr."""
-        if self.as_json:
-            click.echo(json.dumps(_as_json(report, plan, mirror)))
-        else:
-            if report.dry_run and plan is not None and not self.quiet:
-                _show_plan(plan)
-            if not self.quiet:
-                click.echo(_summary(report, mirror))
-        for line in _warnings(report, self.quiet):
-            click.echo(f"runicorn: {line}", err=True)
-
-
-def _as_json(report: SyncReport, plan: SyncPlan | None, mirror: Path) -> dict[str, Any]:
-    document = {"format_version": "1.0", "mirror": str(mirror)} | report.as_dict()
-    if report.dry_run:
-        document["plan"] = _plan_as_json(plan)
-    return document
-
-
-def _plan_as_json(plan: SyncPlan | None) -> dict[str, Any]:
-    from runicorn.remote_storage.diff import Append
-
-    if plan is None:
-        return {"transfers": [], "remove": [], "total_bytes": 0}
-    transfers = [
-        {
-            "path": each.entry.path,
-            "action": "append" if isinstance(each, Append) else "fetch",
-            "bytes": each.bytes_expected,
-        }
-        for each in plan.transfers
-    ]
-    return {
-        "transfers": transfers,
-        "remove": [gone.path for gone in plan.gone],
-        "total_bytes": plan.total_bytes,
-    }
-
-
-def _show_plan(plan: SyncPlan) -> None:
-    for each in _plan_as_json(plan)["transfers"]:
-        click.echo(f"{each['action']:<7}{size_text(each['bytes']):>12}  {escape(each['path'])}")
-    for gone in plan.gone:
-        click.echo(f"gone   {size_text(gone.known.local.size):>12}  {escape(gone.path)}")
-
-
-def _summary(report: SyncReport, mirror: Path) -> str:
-    took = f"in {duration_text(report.duration)}, {report.requests} requests, "
-    took += f"{size_text(report.bytes_received)} received"
-    known = "" if report.manifest_revision is None else f" revision {report.manifest_revision},"
-    if report.skipped:
-        return f"No changes ({report.method},{known} {took})"
-    if report.dry_run:
-        return f"Nothing was written: dry run of {report.total_files} files ({report.method},{known} {took})"
-    parts = [f"{report.full_count} fetched", f"{report.incremental_count} appended"]
-    if report.failed_count:
-        parts.append(f"{report.failed_count} FAILED")
-    size, place = size_text(report.bytes_downloaded), escape(str(mirror))
-    done = f"{', '.join(parts)} of {report.total_files} files"
-    if report.removed_count:
-        done += f", {report.removed_count} removed"
-    return f"{done}, {size} ({report.method},{known} {took}) -> {place}"
-
-
-def _warnings(report: SyncReport, quiet: bool) -> Iterator[str]:
-    for failure in report.failed[:MAX_NAMED_FAILURES]:
-        yield f"{escape(failure.path)}: {failure.error}"
-    more = len(report.failed) - MAX_NAMED_FAILURES
-    if more > 0:
-        yield f"... and {more} more files failed; the next sync tries them again"
-    if quiet:
-        return
-    if not report.skipped and not report.total_experiments:
-        yield "there is no run below the source: is it the root that holds the projects?"
-    elif not report.skipped and not report.total_files:
-        yield "no file is selected: look at --project, --include and --exclude"
-    if report.vanished_count:
-        yield f"{report.vanished_count} listed files are not on the server any more"
-    if report.gone_count:
-        yield f"{report.gone_count} files that the server does not list are kept: {report.kept_reason}"
-    if report.problem_count:
-        yield f"the server could not list everything: {report.problem_count} problems"
-    age = 0.0 if report.generated_at is None else time.time() - report.generated_at
-    if age > OLD_PUBLICATION:
-        yield f"the server last looked {age_text(age)} ago, if both clocks agree"
-
-
 def _log_to_stderr(verbose: bool, quiet: bool) -> None:
     import logging
 
@@ -282,18 +121,17 @@ def _log_to_stderr(verbose: bool, quiet: bool) -> None:
 
 
 @click.command("sync", help=_HELP, short_help="Bring a local mirror to the state of a root.")
-@click.argument("source")
+@click.argument("source", required=False)
 @click.argument("mirror", required=False, type=click.Path(path_type=Path))
-@click.option("--port", type=click.IntRange(1, 65535), help="TCP port of the server.")
-@click.option("--identity", type=click.Path(), help="Private key to log in with.")
+@reach.ssh_options
+@click.option("--watch", is_flag=True, help="Stay connected and bring changes as they are published.")
 @click.option(
-    "--ssh",
-    "ssh_command",
-    default="ssh",
-    envvar=SSH_VARIABLE,
-    show_envvar=True,
-    metavar="COMMAND",
-    help="ssh program and its options, as of rsync -e.",
+    "--interval",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --watch: time between two looks; longer after a minute without a change.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
 @click.option(
@@ -335,26 +173,45 @@ def _log_to_stderr(verbose: bool, quiet: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, see docs/sync-json.md.")
 @click.option("-v", "--verbose", is_flag=True, help="A line for each file, on stderr.")
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
-def command(source: str, mirror: Path | None, **options: Any) -> int:
+def command(source: str | None, mirror: Path | None, **options: Any) -> int:
     """Run the command; returns the exit code."""
-    from runicorn.remote_storage.source import parse_source
-
-    output = _Output(options["as_json"], options["verbose"], options["quiet"], options["jitter"])
-    ssh = _Ssh(options["port"], options["identity"], options["ssh_command"])
+    output = Output(options["as_json"], options["verbose"], options["quiet"], options["jitter"])
+    ssh = reach.Ssh(options["port"], options["identity"], options["ssh_command"])
     try:
-        parsed = parse_source(source)
-        if parsed.is_local:
-            parsed = replace(parsed, path=os.path.abspath(parsed.path))
-        elif parsed.port is None:
-            parsed = replace(parsed, port=ssh.port)
-        settings = _sync_options(options, parsed)
-        return _run_sync(parsed, mirror or _default_mirror(parsed), settings, ssh, output)
+        targets = _targets(source, mirror, ssh)
+        settings = [_sync_options(options, each.source) for each in targets]
+        if options["watch"]:
+            return _watch(targets, settings, ssh, output, options["interval"])
+        if source is None:
+            if options["dry_run"]:
+                raise UsageError("--dry-run needs a SOURCE")
+            from runicorn.cli.sync_all import sync_all
+
+            _log_to_stderr(output.verbose, output.quiet)
+            return sync_all(targets, settings, ssh, output)
+        return _run_sync(targets[0], settings[0], ssh, output)
     except RunicornError as error:
         if output.as_json:
             click.echo(
                 json.dumps({"format_version": "1.0", "error": str(error), "exit_code": error.exit_code})
             )
         raise
+
+
+def _targets(source: str | None, mirror: Path | None, ssh: Ssh) -> list[Target]:
+    return reach.all_targets(ssh.port) if source is None else [reach.target(source, mirror, ssh.port)]
+
+
+def _watch(
+    targets: list[Target], settings: list[SyncOptions], ssh: Ssh, output: Output, interval: float
+) -> int:
+    if any(each.dry_run for each in settings):
+        raise UsageError("--watch and --dry-run do not go together")
+    from runicorn.cli.sync_watch import watch
+    from runicorn.remote_storage.watch import WatchOptions
+
+    _log_to_stderr(output.verbose, output.quiet)
+    return watch(targets, settings, ssh, output, WatchOptions(interval))
 
 
 def _sync_options(options: dict[str, Any], source: Source) -> SyncOptions:

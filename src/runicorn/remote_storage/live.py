@@ -142,13 +142,16 @@ class LiveSession:
         with mapped_failures():
             mirror = self._opened()
             way = self._connected()
+            before = way.transport.traffic
             if self._still is not None and self._clock.monotonic() - self._full_at < FULL_LOOK:
                 poll = way.journal.peek(self._still)
                 if poll is not None and poll.size == self._still.offset:
                     looked_at = max(float(poll.looked_at), self._contact.looked_at or 0.0)
                     self._contact = self._contact.then(began, self._clock.wall(), looked_at)
                     return None
-            return self._sync(mirror, way, began)
+            report = self._sync(mirror, way, began)
+            report.count_traffic(before, way.transport.traffic)
+            return report
 
     def _opened(self) -> KeptMirror:
         if self._mirror is not None and not self._mirror.is_in_place:

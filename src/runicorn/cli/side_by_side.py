@@ -1,0 +1,133 @@
+"""Several pieces of work in threads of one process, ended in order by a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+
+from runicorn.errors import RunicornError
+
+PATIENCE = 3.0
+"""Seconds that work may take to end by itself once it was told to; then its connection is cut."""
+
+_LAST_PATIENCE = 10.0
+_WAKE = 3600.0
+
+
+@dataclass
+class Work:
+    """One piece of work.
+
+    Attributes:
+        run: does it, and returns an exit code; told to stop by the event.
+        abort: ends what it waits for; called in another thread.
+        failed: is told of the error it ended with, in its thread.
+        code: the exit code, or None while it is under way.
+        error: what it raised that is no error of this program.
+    """
+
+    run: Callable[[threading.Event], int]
+    abort: Callable[[], None]
+    failed: Callable[[RunicornError], None]
+    code: int | None = None
+    error: BaseException | None = None
+    thread: threading.Thread | None = field(default=None, repr=False)
+
+    def start(self, stop: threading.Event, ended: threading.Event) -> None:
+        """Begin, in a thread of its own; ``ended`` is set when it has ended."""
+        self.thread = threading.Thread(target=self._do, args=(stop, ended), name="runicorn-work", daemon=True)
+        self.thread.start()
+
+    def _do(self, stop: threading.Event, ended: threading.Event) -> None:
+        try:
+            self.code = self._guarded(stop)
+        except BaseException as error:  # noqa: BLE001 - it is raised again, by the main thread
+            self.error, self.code = error, 1
+        finally:
+            ended.set()
+
+    def _guarded(self, stop: threading.Event) -> int:
+        try:
+            return self.run(stop)
+        except RunicornError as error:
+            if stop.is_set():
+                return 0
+            self.failed(error)
+            return error.exit_code
+
+
+def run_side_by_side(works: Sequence[Work], *, signals_end_well: bool) -> int:
+    """Do all of them to their end; returns the worst exit code.
+
+    Args:
+        works: what is done.
+        signals_end_well: whether SIGINT and SIGTERM are the usual way to end it, and no interrupt.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted.
+        BaseException: what a piece of work raised that is no error of this program.
+    """
+    stop, wake = threading.Event(), threading.Event()
+    with _signals(stop, wake) if signals_end_well else contextlib.nullcontext():
+        try:
+            for work in works:
+                work.start(stop, wake)
+            while not stop.is_set() and any(work.code is None for work in works):
+                wake.wait(_WAKE)
+                wake.clear()
+                if any(work.error is not None for work in works):
+                    break
+        finally:
+            stop.set()
+            _end(works)
+    for work in works:
+        if work.error is not None:
+            raise work.error
+    return worst([work.code or 0 for work in works])
+
+
+def _end(works: Sequence[Work]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    _join(works, deadline)
+    for work in works:
+        if work.thread is not None and work.thread.is_alive():
+            work.abort()
+    _join(works, deadline + _LAST_PATIENCE)
+
+
+def _join(works: Sequence[Work], deadline: float) -> None:
+    for work in works:
+        if work.thread is not None:
+            work.thread.join(max(0.0, deadline - time.monotonic()))
+
+
+@contextlib.contextmanager
+def _signals(stop: threading.Event, wake: threading.Event) -> Iterator[None]:
+    """The first signal asks to end, the second one insists."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        del signum, frame
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        wake.set()
+
+    before = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def worst(codes: Sequence[int]) -> int:
+    """The worst of some exit codes: failures are worse than 3 (something is left undone), and that than 0."""
+    return max(codes, key=lambda code: (code != 0, code not in (0, 3), code), default=0)
