@@ -78,15 +78,17 @@ def _errors() -> str:
 
 
 def _commands() -> list[tuple[str, click.Command]]:
-    context = click.Context(group, info_name="runicorn")
-    found: list[tuple[str, click.Command]] = [("runicorn", group)]
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        if command is not None:
-            found.append((f"runicorn {name}", command))
-        if isinstance(command, click.Group):
-            found += [(f"runicorn {name} {inner}", each) for inner, each in command.commands.items()]
-    return found
+    return list(_below("runicorn", group))
+
+
+def _below(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command, info_name=name)
+        for each in command.list_commands(context):
+            found = command.get_command(context, each)
+            if found is not None:
+                yield from _below(f"{name} {each}", found)
 
 
 def _anchor(title: str) -> str:

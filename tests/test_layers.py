@@ -33,7 +33,16 @@ IO_MODULES = {
 }
 """Modules of the standard library that a pure module does not need."""
 
-PURE_CLIENT = ("diff", "selection", "source", "report", "collisions", "transport.wire", "transport.window")
+PURE_CLIENT = (
+    "diff",
+    "selection",
+    "source",
+    "report",
+    "collisions",
+    "pace",
+    "transport.wire",
+    "transport.window",
+)
 
 
 class Import(NamedTuple):
@@ -175,6 +184,7 @@ def test_third_party_imports() -> None:
         "remote_storage.selection": ["pathspec"],
         "remote_storage.service": ["paramiko"],
         "remote_storage.opening": ["filelock"],
+        "remote_storage.remotes": ["tomli", "tomlkit"],
         "remote_storage.transport.paramiko_channel": ["paramiko"],
     }
 
@@ -252,3 +262,20 @@ def test_sync_command_loads_neither_scanner_nor_paramiko(tmp_path: Path) -> None
         isolated=False,
     )
     assert (tmp_path / "mirror/project/name/runs/run_1/meta.json").read_text() == "{}"
+
+
+def test_sync_of_a_source_loads_no_library_that_only_remotes_and_terminals_need(tmp_path: Path) -> None:
+    source = tmp_path / "root"
+    run = source / "project/name/runs/run_1"
+    run.mkdir(parents=True)
+    (run / "meta.json").write_text("{}")
+    unwanted = ("tomlkit", "tomllib", "tomli", "platformdirs", "rich", "runicorn.remote_storage.watch")
+    _run_python(
+        "from runicorn.cli import main\n"
+        "assert main(['sync', '--quiet', *sys.argv[1:]]) == 0\n"
+        f"loaded = [name for name in {unwanted!r} if name in sys.modules]\n"
+        "assert not loaded, loaded\n",
+        str(source),
+        str(tmp_path / "mirror"),
+        isolated=False,
+    )

@@ -16,6 +16,7 @@ import runicorn
 from runicorn import errors, manifest, remote_storage
 from runicorn.manifest import ManifestGenerator, ManifestType
 from runicorn.remote_storage import (
+    LiveSession,
     LocalCacheManager,
     ManifestSyncClient,
     MetadataSyncService,
@@ -23,6 +24,8 @@ from runicorn.remote_storage import (
     SyncOptions,
     SyncProgress,
     SyncReport,
+    Watcher,
+    WatchOptions,
     synchronize,
 )
 
@@ -40,6 +43,7 @@ PUBLIC = {
         "read_manifest",
     },
     "runicorn.remote_storage": {
+        "LiveSession",
         "LocalCacheManager",
         "ManifestSyncClient",
         "MetadataSyncService",
@@ -48,6 +52,8 @@ PUBLIC = {
         "SyncProgress",
         "SyncReport",
         "SyncResult",
+        "WatchOptions",
+        "Watcher",
         "synchronize",
     },
 }
@@ -98,6 +104,14 @@ SIGNATURES: dict[str, tuple[Callable[..., Any], str]] = {
         SyncProgress,
         "running=False, completed=0, total=0, current_file='', last_stats=None, last_error=''",
     ),
+    "LiveSession": (
+        LiveSession,
+        "connect, remote_root, mirror_root, options=None, observer=<ignore>, cancel=None, clock=None",
+    ),
+    "Watcher": (Watcher, "session, options=None, observer=<ignore>, clock=None"),
+    "Watcher.run": (Watcher.run, "self, stop"),
+    "WatchOptions": (WatchOptions, "interval=1.0, stretch=True, persistent=False"),
+    "MetadataSyncService.add_observer": (MetadataSyncService.add_observer, "self, observer"),
     "synchronize": (
         synchronize,
         "transport, remote_root, mirror_root, options=None, observer=<ignore>, cancel=None, journal=None,"

@@ -32,11 +32,13 @@ class LazyGroup(click.Group):
     """
 
     lazy: dict[str, str] = {  # noqa: RUF012 - a constant
+        "explain": "runicorn.cli.explain:command",
         "generate-manifest": "runicorn.cli.generate_manifest:command",
         "remote": "runicorn.cli.remote:command",
         "service": "runicorn.cli.service:command",
         "status": "runicorn.cli.status:command",
         "sync": "runicorn.cli.sync:command",
+        "verify": "runicorn.cli.verify:command",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -123,6 +123,17 @@ def _remote_of(text: str) -> tuple[str, str, Path | None] | None:
     return found.name, found.source, found.mirror.expanduser() if found.mirror is not None else None
 
 
+def mirror_of(text: str) -> tuple[str, Path]:
+    """The name, or an empty string, and the folder of a mirror that is given as a folder or as a name.
+
+    Raises:
+        UsageError: the file of the remotes cannot be read.
+    """
+    if not any(mark in text for mark in ("/", ":")) and _remote_of(text) is not None:
+        return text, target(text, None).mirror
+    return "", Path(text)
+
+
 def all_targets(port: int | None = None) -> list[Target]:
     """The targets of all remotes.
 

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runicorn.remote_storage.cache import LocalCacheManager
+    from runicorn.remote_storage.live import LiveSession
     from runicorn.remote_storage.manifest_sync import ManifestSyncClient
     from runicorn.remote_storage.options import SyncOptions
     from runicorn.remote_storage.report import SyncReport
     from runicorn.remote_storage.selection import Selection
     from runicorn.remote_storage.service import MetadataSyncService, SyncProgress
     from runicorn.remote_storage.sync import SyncResult, synchronize
+    from runicorn.remote_storage.watch import Watcher, WatchOptions
 
 __all__ = [
+    "LiveSession",
     "LocalCacheManager",
     "ManifestSyncClient",
     "MetadataSyncService",
@@ -26,10 +29,13 @@ __all__ = [
     "SyncProgress",
     "SyncReport",
     "SyncResult",
+    "WatchOptions",
+    "Watcher",
     "synchronize",
 ]
 
 _MODULES = {
+    "LiveSession": "live",
     "LocalCacheManager": "cache",
     "ManifestSyncClient": "manifest_sync",
     "MetadataSyncService": "service",
@@ -38,6 +44,8 @@ _MODULES = {
     "SyncProgress": "service",
     "SyncReport": "report",
     "SyncResult": "sync",
+    "WatchOptions": "watch",
+    "Watcher": "watch",
     "synchronize": "sync",
 }
 

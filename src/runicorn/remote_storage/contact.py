@@ -6,12 +6,20 @@ old as the time since it was first seen; and at most as the time since something
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+import time
 from dataclasses import dataclass
 from typing import Any
 
+from runicorn.errors import CancelledError, RunicornError
+from runicorn.manifest.rules import escape
 from runicorn.remote_storage.state import MirrorState
 
-_KEY = "contact"
+KEY = "contact"
+"""Under which `MirrorState.remember` keeps it."""
+
+FAILURE_KEY = "failure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +88,40 @@ def put_contact(state: MirrorState, contact: Contact) -> None:
     Raises:
         MirrorError: the database cannot be written.
     """
-    state.remember(_KEY, [contact.at, contact.looked_at, contact.seen_at, contact.older_at])
+    state.remember(KEY, [contact.at, contact.looked_at, contact.seen_at, contact.older_at])
 
 
 def contact_of(state: MirrorState) -> Contact | None:
     """The last look that was recorded, or None."""
-    return Contact.of(state.recall(_KEY))
+    return Contact.of(state.recall(KEY))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A sync that failed as a whole.
+
+    Attributes:
+        at: when, seconds since the epoch by this machine's clock.
+        error: one line, escaped.
+        exit_code: what a command ended with.
+    """
+
+    at: float
+    error: str
+    exit_code: int
+
+    @classmethod
+    def of(cls, raw: Any) -> Failure | None:
+        """The failure of the values that `note_failure` recorded; None when they make no sense."""
+        if not isinstance(raw, list) or list(map(type, raw)) != [float, str, int]:
+            return None
+        return cls(*raw)
+
+
+def note_failure(state: MirrorState, error: RunicornError) -> None:
+    """Record that a sync failed, unless the user stopped it. What failed it may keep it from being recorded:
+    the error itself is what counts then."""
+    if isinstance(error, CancelledError):
+        return
+    with contextlib.suppress(RunicornError, sqlite3.Error):
+        state.remember(FAILURE_KEY, [time.time(), escape(str(error)), error.exit_code])

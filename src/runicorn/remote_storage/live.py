@@ -12,9 +12,10 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from runicorn.errors import RunicornError
 from runicorn.journal.frames import Place
 from runicorn.remote_storage.clock import Clock
-from runicorn.remote_storage.contact import NEVER, contact_of, put_contact
+from runicorn.remote_storage.contact import NEVER, contact_of, note_failure, put_contact
 from runicorn.remote_storage.journal_reader import JournalReader
 from runicorn.remote_storage.mirror import Mirror
 from runicorn.remote_storage.opening import OpenMirror, open_mirror
@@ -84,6 +85,9 @@ class LiveSession:
         observer: is told of every step of a sync.
         cancel: when it is set, a sync ends as soon as it can.
         clock: the clocks.
+
+    Raises:
+        UsageError: an option means nothing.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a sync is made of
@@ -91,7 +95,7 @@ class LiveSession:
         connect: Callable[[], Transport],
         remote_root: str,
         mirror_root: Path,
-        options: SyncOptions,
+        options: SyncOptions | None = None,
         observer: Observer = ignore,
         cancel: threading.Event | None = None,
         clock: Clock | None = None,
@@ -99,7 +103,8 @@ class LiveSession:
         self._connect = connect
         self._remote_root = remote_root
         self._mirror_root = mirror_root
-        self._options = options
+        self._options = options or SyncOptions()
+        self._options.check()
         self._observe = observer
         self._cancel = cancel or threading.Event()
         self._clock = clock or Clock()
@@ -125,9 +130,19 @@ class LiveSession:
         Raises:
             RunicornError: one of its classes for each cause.
         """
-        with mapped_failures():
+        with self._noted():
             self._opened()
             self._connected()
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            with mapped_failures():
+                yield
+        except RunicornError as error:
+            if self._mirror is not None:
+                note_failure(self._mirror.state, error)
+            raise
 
     def look(self) -> SyncReport | None:
         """Look for news, and bring them.
@@ -139,19 +154,26 @@ class LiveSession:
             RunicornError: one of its classes for each cause.
         """
         began = self._clock.wall()
-        with mapped_failures():
+        with self._noted():
             mirror = self._opened()
             way = self._connected()
             before = way.transport.traffic
-            if self._still is not None and self._clock.monotonic() - self._full_at < FULL_LOOK:
-                poll = way.journal.peek(self._still)
-                if poll is not None and poll.size == self._still.offset:
-                    looked_at = max(float(poll.looked_at), self._contact.looked_at or 0.0)
-                    self._contact = self._contact.then(began, self._clock.wall(), looked_at)
-                    return None
+            if self._is_still(way, began):
+                return None
             report = self._sync(mirror, way, began)
             report.count_traffic(before, way.transport.traffic)
             return report
+
+    def _is_still(self, way: Way, began: float) -> bool:
+        """Whether one look at the journal shows that nothing is new."""
+        if self._still is None or self._clock.monotonic() - self._full_at >= FULL_LOOK:
+            return False
+        poll = way.journal.peek(self._still)
+        if poll is None or poll.size != self._still.offset:
+            return False
+        looked_at = max(float(poll.looked_at), self._contact.looked_at or 0.0)
+        self._contact = self._contact.then(began, self._clock.wall(), looked_at)
+        return True
 
     def _opened(self) -> KeptMirror:
         if self._mirror is not None and not self._mirror.is_in_place:

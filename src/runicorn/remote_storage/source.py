@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from runicorn.errors import UsageError
 
@@ -42,6 +42,18 @@ class Source:
     def identity(self) -> str:
         """A text that differs for every two sources that may be different roots."""
         return json.dumps([self.host, self.user, self.port, self.path])
+
+    @property
+    def text(self) -> str:
+        """A SOURCE that `parse_source` reads as this one, as far as it is not the path of a local folder."""
+        if self.host is None:
+            return self.path
+        user = f"{self.user}@" if self.user is not None else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        if self.port is None:
+            return f"{user}{host}:{self.path}"
+        path = quote(self.path if self.path.startswith("/") else f"/~/{self.path}")
+        return f"ssh://{quote(user, safe='@')}{host}:{self.port}{path}"
 
     def folder_name(self) -> str:
         """A name for a mirror of it: readable, its own, without characters that any system dislikes."""

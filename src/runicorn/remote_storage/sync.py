@@ -29,7 +29,7 @@ from runicorn.journal.head import Head
 from runicorn.manifest.model import Identity
 from runicorn.manifest.rules import escape
 from runicorn.remote_storage import rung
-from runicorn.remote_storage.contact import note_contact
+from runicorn.remote_storage.contact import note_contact, note_failure
 from runicorn.remote_storage.context import SyncContext
 from runicorn.remote_storage.crew import Hands
 from runicorn.remote_storage.diff import SyncPlan
@@ -107,7 +107,11 @@ def synchronize(  # noqa: PLR0913, PLR0917 - what a sync is made of
             journal = JournalReader(transport, remote_root.rstrip("/"))
             stack.callback(_close, journal)
         way = Way(transport, remote_root, journal, hands)
-        result = synchronize_open(mirror, way, options, observer, cancel)
+        try:
+            result = synchronize_open(mirror, way, options, observer, cancel)
+        except RunicornError as error:
+            note_failure(mirror.state, error)
+            raise
         result.report.duration = time.monotonic() - clock
         if not options.dry_run:
             mirror.state.add_report(started, result.report.as_dict())
