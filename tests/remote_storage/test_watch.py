@@ -1,0 +1,469 @@
+"""Watching: the loop with a clock that stands still, and sessions that stay open over real roots."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runicorn.errors import (
+    ConnectError,
+    DamagedError,
+    DiskFullError,
+    HostKeyError,
+    LoginError,
+    MirrorBusyError,
+    MirrorError,
+    NoSuchRootError,
+    RequestError,
+    RunicornError,
+    StallError,
+    UnsafeError,
+    UsageError,
+)
+from runicorn.remote_storage import LiveSession, SyncOptions, SyncReport, Watcher, WatchOptions
+from runicorn.remote_storage.live import FULL_LOOK
+from runicorn.remote_storage.mirror_view import MirrorView
+from runicorn.remote_storage.report import (
+    Connected,
+    ConnectionLost,
+    Event,
+    PublicationFresh,
+    PublicationStale,
+    SyncFailed,
+    SyncFinished,
+)
+from runicorn.remote_storage.transport import LocalTransport, Open, StatusCode, Transport
+from runicorn.remote_storage.watch import may_pass
+from tests.remote_storage.helpers import (
+    RUN,
+    TIMEOUT,
+    Refuse,
+    Site,
+    append,
+    make_run,
+    overwrite,
+    run_files,
+)
+from tests.remote_storage.test_pace import FakeClock
+
+NEWS = SyncReport(method="journal", files_synced=1)
+
+
+class Session:
+    """Does what a list says, one entry for each look; None is a look without news."""
+
+    def __init__(
+        self, clock: FakeClock, *looks: SyncReport | RunicornError | Callable[[], None] | None
+    ) -> None:
+        self.clock, self.looks = clock, list(looks)
+        self.stop = threading.Event()
+        self.is_connected = False
+        self.looked_at: float | None = 1.0
+        self.connects, self.closed = 0, False
+        self.times: list[float] = []
+        self.events: list[Event] = []
+
+    def connect(self) -> None:
+        if not self.is_connected:
+            self.connects += 1
+            self.is_connected = True
+
+    def look(self) -> SyncReport | None:
+        self.times.append(self.clock.steady)
+        if not self.looks:
+            self.stop.set()
+            return None
+        step = self.looks.pop(0)
+        if isinstance(step, RunicornError):
+            raise step
+        if callable(step):
+            return step()
+        return step
+
+    def disconnect(self) -> None:
+        self.is_connected = False
+
+    def close(self) -> None:
+        self.closed = True
+
+    def run(self, options: WatchOptions | None = None) -> None:
+        Watcher(self, options, self.events.append, self.clock).run(self.stop)
+
+    def kinds(self) -> list[type]:
+        return [type(event) for event in self.events]
+
+
+def test_dropped_connection_is_made_anew_and_told() -> None:
+    session = Session(FakeClock(), NEWS, ConnectError("cut"), StallError("silent"), NEWS)
+    session.run()
+    assert session.kinds() == [
+        Connected, SyncFinished, ConnectionLost, Connected, ConnectionLost, Connected, SyncFinished,
+    ]  # fmt: skip
+    assert session.connects == 3
+    assert session.closed
+    lost = [event for event in session.events if isinstance(event, ConnectionLost)]
+    assert [event.error for event in lost] == ["cut", "silent"]
+    assert 0.5 <= lost[0].retry_in <= 1.0 <= lost[1].retry_in <= 2.0
+    again = session.events[3]
+    assert isinstance(again, Connected)
+    assert again.away == pytest.approx(lost[0].retry_in)
+
+
+def test_transient_trouble_is_tried_for_ever_and_said_each_time() -> None:
+    session = Session(FakeClock(), *[ConnectError("no route") for _ in range(300)])
+    session.run()
+    assert sum(isinstance(event, ConnectionLost) for event in session.events) == 300
+    assert (
+        max(later - earlier for earlier, later in zip(session.times, session.times[1:], strict=False)) <= 60
+    )
+
+
+def test_trouble_that_is_not_the_connections_keeps_it() -> None:
+    session = Session(
+        FakeClock(), NEWS, RequestError("refused", code=3), DiskFullError("full"), DamagedError("torn")
+    )
+    session.run()
+    assert session.connects == 1
+    failed = [event for event in session.events if isinstance(event, SyncFailed)]
+    assert [(event.error, event.exit_code) for event in failed] == [("refused", 1), ("full", 9), ("torn", 7)]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        HostKeyError("other key"),
+        LoginError("denied"),
+        UnsafeError("evil"),
+        UsageError("what"),
+        MirrorError("no"),
+    ],
+)
+def test_what_cannot_pass_ends_the_watch(error: RunicornError) -> None:
+    session = Session(FakeClock(), NEWS, error, NEWS)
+    with pytest.raises(type(error)):
+        session.run()
+    assert session.closed
+    assert len(session.times) == 2
+
+
+def test_persistent_watch_goes_on_after_all_the_same() -> None:
+    session = Session(FakeClock(), HostKeyError("other key"), NEWS)
+    session.run(WatchOptions(persistent=True))
+    assert SyncFinished in session.kinds()
+
+
+def test_missing_root_and_busy_mirror_end_only_a_watch_that_never_worked() -> None:
+    for error in (NoSuchRootError("gone"), MirrorBusyError("busy")):
+        assert not may_pass(error, has_worked=False)
+        assert may_pass(error, has_worked=True)
+
+
+def test_sleep_leads_to_a_new_connection_at_once() -> None:
+    clock = FakeClock()
+    session = Session(clock, NEWS, None, None)
+    real = clock.wait
+
+    def wait(event: threading.Event, seconds: float) -> bool:
+        if len(session.times) == 2:
+            clock.asleep += 3600.0
+        return real(event, seconds)
+
+    clock.wait = wait  # type: ignore[method-assign]
+    session.run()
+    assert session.connects == 2
+    lost = next(event for event in session.events if isinstance(event, ConnectionLost))
+    assert "slept for 3600 s" in lost.error
+    assert lost.retry_in == 0.0
+    assert session.times[2] - session.times[1] == pytest.approx(1.0)
+
+
+def test_idle_looks_are_not_told_and_become_rarer() -> None:
+    session = Session(FakeClock(), NEWS, *[None] * 500, NEWS, None)
+    session.run()
+    assert session.kinds().count(SyncFinished) == 2
+    gaps = [round(later - earlier) for earlier, later in zip(session.times, session.times[1:], strict=False)]
+    assert set(gaps[:500]) == {1, 2, 5}
+    assert gaps[:60] == [1] * 60
+    assert gaps[499] == 5
+    assert gaps[501] == 1
+
+
+def test_stale_publication_is_said_once_and_so_is_its_end() -> None:
+    clock = FakeClock()
+    session = Session(clock)
+    session.looked_at = 50.0
+
+    def older() -> None:
+        session.looked_at = 60.0
+
+    def newer() -> None:
+        session.looked_at = 9000.0
+
+    session.looks = [None, older, *[None] * 400, newer, None]
+    session.run()
+    kinds = session.kinds()
+    assert kinds.count(PublicationStale) == kinds.count(PublicationFresh) == 1
+    stale = next(event for event in session.events if isinstance(event, PublicationStale))
+    assert stale.usual == 10.0
+    assert stale.unchanged > 120.0
+
+
+def test_stopping_closes_the_session_without_another_look() -> None:
+    session = Session(FakeClock())
+    session.stop.set()
+    session.run()
+    assert session.closed
+    assert not session.times
+
+
+@pytest.mark.parametrize("interval", [0.0, -1.0, float("inf"), float("nan")])
+def test_interval_that_means_nothing_is_refused(interval: float) -> None:
+    with pytest.raises(UsageError):
+        Watcher(Session(FakeClock()), WatchOptions(interval))
+
+
+# -- a session over a real root ------------------------------------------------------------------
+
+
+class Live:
+    """A live session of a site, and what it asked of the server."""
+
+    def __init__(self, site: Site, clock: FakeClock | None = None, **options: object) -> None:
+        self.clock = clock or FakeClock()
+        self.made: list[Transport] = []
+        self.site = site
+        self.transport: Callable[[], Transport] = LocalTransport
+        self.session = LiveSession(
+            self._connect,
+            str(site.root),
+            site.mirror,
+            SyncOptions(source=str(site.root), **options),
+            clock=self.clock,  # type: ignore[arg-type]
+        )
+
+    def _connect(self) -> Transport:
+        self.made.append(self.transport())
+        return self.made[-1]
+
+    def requests(self) -> int:
+        return sum(each.traffic.requests for each in self.made)
+
+    def __enter__(self) -> Live:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.session.close()
+
+
+def history(site: Site) -> int:
+    with MirrorView(site.mirror) as view:
+        return len(view.history())
+
+
+def settled(live: Live) -> None:
+    """Look until a look finds nothing."""
+    for _ in range(4):
+        if live.session.look() is None:
+            return
+    raise AssertionError("it does not come to rest")
+
+
+def test_look_without_news_is_two_requests_and_writes_nothing(site: Site) -> None:
+    site.publish()
+    with Live(site) as live:
+        assert live.session.look() is not None
+        site.assert_equal()
+        settled(live)
+        before, rows = live.requests(), history(site)
+        wal = site.database.with_name("state.db-wal")
+        size = wal.stat().st_size
+        for _ in range(5):
+            assert live.session.look() is None
+        assert live.requests() - before == 10
+        assert history(site) == rows == 1
+        assert wal.stat().st_size == size
+
+
+def test_news_come_with_the_look_that_finds_them(site: Site) -> None:
+    site.publish()
+    with Live(site) as live:
+        settled(live)
+        for number in range(3):
+            append(site.root / RUN / "logs.txt", f"line {number}\n")
+            site.publish()
+            before = live.requests()
+            report = live.session.look()
+            assert report is not None
+            assert (report.method, report.incremental_count) == ("journal", 1)
+            assert report.requests == live.requests() - before == 2
+            site.assert_equal()
+        assert history(site) == 4
+
+
+def test_full_look_finds_what_other_programs_changed(site: Site) -> None:
+    site.publish()
+    with Live(site) as live:
+        settled(live)
+        (site.mirror / RUN / "summary.json").unlink()
+        assert live.session.look() is None
+        live.clock.steady += FULL_LOOK
+        report = live.session.look()
+        assert report is not None
+        assert report.method == "manifest"
+        site.assert_equal()
+
+
+def test_contact_is_recorded_when_the_session_ends(site: Site) -> None:
+    site.publish()
+    with Live(site) as live:
+        settled(live)
+        live.clock.steady += 30.0
+        assert live.session.look() is None
+        at = live.clock.wall()
+    with MirrorView(site.mirror) as view:
+        contact = view.contact
+    assert contact is not None
+    assert contact.at == at
+
+
+def test_mirror_is_locked_as_long_as_the_session_lives(site: Site) -> None:
+    site.publish()
+    with Live(site) as live:
+        live.session.look()
+        with pytest.raises(MirrorBusyError):
+            site.sync(lock_timeout=0.0)
+        with MirrorView(site.mirror) as view:
+            assert view.is_synced_now()
+    with MirrorView(site.mirror) as view:
+        assert not view.is_synced_now()
+    assert site.sync().skipped
+
+
+def test_busy_mirror_is_found_before_anybody_has_to_log_in(site: Site) -> None:
+    site.publish()
+    with Live(site) as first:
+        first.session.look()
+        with Live(site, lock_timeout=0.0) as second:
+            with pytest.raises(MirrorBusyError):
+                second.session.connect()
+            assert not second.made
+
+
+def test_mirror_that_was_moved_away_is_made_anew(site: Site) -> None:
+    site.publish()
+    with Live(site) as live:
+        settled(live)
+        moved = site.mirror.with_name("moved")
+        site.mirror.rename(moved)
+        append(site.root / RUN / "logs.txt", "more\n")
+        site.publish()
+        live.session.look()
+        site.assert_equal()
+        assert "more" not in (moved / RUN / "logs.txt").read_text()
+
+
+def test_disconnected_session_connects_again_and_goes_on(site: Site) -> None:
+    site.publish()
+    with Live(site) as live:
+        settled(live)
+        live.session.disconnect()
+        assert not live.session.is_connected
+        append(site.root / RUN / "logs.txt", "more\n")
+        site.publish()
+        report = live.session.look()
+        assert report is not None
+        assert report.incremental_count == 1
+        assert len(live.made) == 2
+        site.assert_equal()
+
+
+def test_failure_of_a_look_is_recorded(site: Site) -> None:
+    site.publish()
+    with Live(site) as live:
+        settled(live)
+        away = site.root.with_name("away")
+        site.root.rename(away)
+        live.session.disconnect()
+        with pytest.raises(NoSuchRootError):
+            live.session.look()
+        away.rename(site.root)
+    with MirrorView(site.mirror) as view:
+        failure = view.failure
+    assert failure is not None
+    assert failure.exit_code == 6
+    assert "there is no folder" in failure.error
+
+
+@pytest.mark.rungs("listed")
+def test_failed_file_is_tried_again_by_the_next_full_look_only(site: Site) -> None:
+    make_run(site.root, "vision/resnet/runs/r2")
+    site.publish()
+    with Live(site) as live:
+        live.transport = lambda: Refuse("r2/summary.json", StatusCode.FAILURE, Open, times=3)
+        report = live.session.look()
+        assert report is not None
+        assert report.failed_count == 1
+        assert live.session.look() is None
+        live.clock.steady += FULL_LOOK
+        live.session.look()
+        site.assert_equal()
+
+
+def test_server_without_a_journal_is_watched_by_its_manifest(site: Site) -> None:
+    site.rung = "manifest"
+    site.publish()
+    with Live(site) as live:
+        live.session.look()
+        append(site.root / RUN / "logs.txt", "more\n")
+        site.publish()
+        report = live.session.look()
+        assert report is not None
+        assert report.method == "manifest"
+        site.assert_equal()
+
+
+def test_deleted_and_compacted_is_followed(site: Site) -> None:
+    make_run(site.root, "vision/resnet/runs/r2")
+    make_run(site.root, "vision/resnet/runs/r3")
+    site.publish()
+    with Live(site, delete=True) as live:
+        settled(live)
+        shutil.rmtree(site.root / "vision/resnet/runs/r2")
+        site.publish()
+        live.session.look()
+        site.publish(compact=True)
+        append(site.root / RUN / "logs.txt", "more\n")
+        site.publish()
+        settled(live)
+        assert run_files(site.mirror) == run_files(site.root)
+
+
+def test_watcher_over_a_real_root_brings_each_change(site: Site, tmp_path: Path) -> None:
+    site.publish()
+    arrived: list[SyncReport] = []
+    came, stop = threading.Semaphore(0), threading.Event()
+
+    def watch(event: Event) -> None:
+        if isinstance(event, SyncFinished):
+            arrived.append(event.report)
+            came.release()
+
+    session = LiveSession(LocalTransport, str(site.root), site.mirror, SyncOptions(), watch, stop)
+    watcher = Watcher(session, WatchOptions(0.01), watch)
+    thread = threading.Thread(target=watcher.run, args=(stop,), daemon=True)
+    thread.start()
+    assert came.acquire(timeout=TIMEOUT)
+    for number in range(5):
+        append(site.root / RUN / "events.jsonl", f'{{"step": {number}}}\n')
+        site.publish()
+        assert came.acquire(timeout=TIMEOUT)
+        site.assert_equal()
+    stop.set()
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
+    assert len(arrived) == 6
+    overwrite(tmp_path / "mirror" / RUN / "summary.json", '{"best": 2}')  # nobody holds it any more
