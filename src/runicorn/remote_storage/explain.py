@@ -56,7 +56,7 @@ def explain(view: MirrorView, path: str) -> Explanation:
     refused = rules.unsafe_path(path)
     if refused:
         raise UsageError(f"{rules.escape(path)!r} can be no path of a mirror: {refused}")
-    place = _place(view, path)
+    place = view.place_of(path)
     if place is None:
         return Explanation(path, NOT_OF_A_RUN, _why_of_no_run(view, path))
     folder, inner = place
@@ -70,18 +70,6 @@ def explain(view: MirrorView, path: str) -> Explanation:
         return Explanation(path, WANTED, _why_wanted(view, path, known), details)
     assert known is not None  # noqa: S101 - one of them is there
     return _known(view, path, known, details)
-
-
-def _place(view: MirrorView, path: str) -> tuple[str, str] | None:
-    """Run folder, and path within it; of several the one of which files are known."""
-    parts = path.split("/")
-    fitting = []
-    for count in range(1, len(parts)):
-        folder, inner = "/".join(parts[:count]), "/".join(parts[count:])
-        if rules.project_and_name(folder) is None or rules.priority_in_run(inner) is None:
-            continue
-        fitting.append((folder, inner))
-    return next((each for each in fitting if view.knows_run(each[0])), fitting[0] if fitting else None)
 
 
 def _why_of_no_run(view: MirrorView, path: str) -> str:

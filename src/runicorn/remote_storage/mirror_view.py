@@ -153,15 +153,15 @@ class MirrorView:
 
     @property
     def source(self) -> Source | None:
-        """Where it was synced from; None when that is not recorded."""
-        raw = self._value("source")
-        if not raw:
+        """Where it was synced from; None when that is not recorded, or is no SOURCE of the command line."""
+        try:
+            host, user, port, path = json.loads(self._value("source") or "")
+        except (ValueError, TypeError):
+            return None  # a program may tell its sources apart by any text
+        texts = all(isinstance(each, str | None) for each in (host, user))
+        if not texts or not isinstance(path, str) or not isinstance(port, int | None):
             return None
-        with self._readable(), sound():
-            host, user, port, path = json.loads(raw)
-            if not isinstance(path, str):
-                raise TypeError("a source without a path")
-            return Source(path, host, user, port)
+        return Source(path, host, user, port)
 
     @property
     def selection(self) -> Selection:
@@ -255,3 +255,16 @@ class MirrorView:
     def knows_run(self, folder: str) -> bool:
         """Whether any file of a run is known."""
         return bool(self._rows("SELECT 1 FROM files WHERE folder = ? LIMIT 1", folder))
+
+    def place_of(self, path: str) -> tuple[str, str] | None:
+        """Run folder and path within it of a file of a run; None when it can be none.
+
+        Args:
+            path: relative to the mirror. Where several folders could be the run, it is one that is known.
+        """
+        parts, fitting = path.split("/"), []
+        for count in range(1, len(parts)):
+            folder, inner = "/".join(parts[:count]), "/".join(parts[count:])
+            if rules.project_and_name(folder) is not None and rules.priority_in_run(inner) is not None:
+                fitting.append((folder, inner))
+        return next((each for each in fitting if self.knows_run(each[0])), fitting[0] if fitting else None)

@@ -140,8 +140,12 @@ class Verifier:
             for folder, inner in new:
                 yield Difference(folder, inner, WANTED, "it is listed and was not fetched yet")
             if not page:
-                return
+                break
             after = page[-1]
+        with MirrorView(self._root) as view:
+            failed = list(_failed(view))
+        for folder, inner in failed:
+            yield Difference(folder, inner, WANTED, "it failed in the last sync")
 
     def _page(self, after: tuple[str, str]) -> list[tuple[str, str, Known]]:
         with MirrorView(self._root) as view:
@@ -164,6 +168,16 @@ class Verifier:
                 self._patience -= _PAUSE
                 time.sleep(_PAUSE)
             known = newest
+
+
+def _failed(view: MirrorView) -> Iterator[tuple[str, str]]:
+    """The files that failed in the last sync and are known in no other way: without the journal nothing else
+    tells of them."""
+    for sync in view.history()[:1]:
+        for failed in sync.report.get("failed") or []:
+            place = view.place_of(str(failed.get("path")))
+            if place is not None and view.file(*place) is None and view.wanted_file(*place) is None:
+                yield place
 
 
 def compare(tree: Mirror, folder: str, inner: str, known: Known, checked: Checked) -> Difference | None:
