@@ -145,6 +145,14 @@ def test_watch_brings_each_change_and_ends_well_by_a_signal(
     )
 
 
+def test_signal_that_comes_twice_at_once_ends_it_well_too(root: Path, mirror: Path) -> None:
+    with Watch(root, mirror) as watch:
+        watch.until(watch.out, "fetched")
+        watch.process.send_signal(signal.SIGTERM)
+        assert watch.end() == 0
+        assert watch.err.empty()
+
+
 def test_one_login_is_enough_for_many_changes(root: Path, mirror: Path) -> None:
     with Sshd() as server, Watch(f"{server.host}:{root}", mirror, *over(server)) as watch:
         watch.until(watch.out, "fetched")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def differences(site: Site) -> dict[str, str]:
     return {each.inner: each.kind for each in found}
 
 
-def repair(site: Site, **options: object) -> list[Difference]:
+def repair(site: Site, **options: Any) -> list[Difference]:
     """Repair, and give what is left."""
     verifier = Verifier(site.mirror)
     found = list(verifier.differences())
@@ -319,7 +320,7 @@ def test_what_is_no_file_of_a_run_is_told_why(site: Site, path: str, word: str) 
     ],
 )
 def test_what_the_selection_left_out_is_told_by_what(
-    site: Site, options: dict[str, object], path: str, word: str
+    site: Site, options: dict[str, Any], path: str, word: str
 ) -> None:
     site.publish()
     site.sync(**options)

@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -232,7 +233,7 @@ def test_interval_that_means_nothing_is_refused(interval: float) -> None:
 class Live:
     """A live session of a site, and what it asked of the server."""
 
-    def __init__(self, site: Site, clock: FakeClock | None = None, **options: object) -> None:
+    def __init__(self, site: Site, clock: FakeClock | None = None, **options: Any) -> None:
         self.clock = clock or FakeClock()
         self.made: list[Transport] = []
         self.site = site
@@ -242,7 +243,7 @@ class Live:
             str(site.root),
             site.mirror,
             SyncOptions(source=str(site.root), **options),
-            clock=self.clock,  # type: ignore[arg-type]
+            clock=self.clock,
         )
 
     def _connect(self) -> Transport:

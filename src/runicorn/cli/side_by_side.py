@@ -17,6 +17,7 @@ PATIENCE = 3.0
 
 _LAST_PATIENCE = 10.0
 _WAKE = 3600.0
+_SAME_WISH = 0.5
 
 
 @dataclass
@@ -108,15 +109,20 @@ def _join(works: Sequence[Work], deadline: float) -> None:
 
 @contextlib.contextmanager
 def _signals(stop: threading.Event, wake: threading.Event) -> Iterator[None]:
-    """The first signal asks to end, the second one insists."""
+    """The first signal asks to end, a later one insists. One that comes at once is the same wish: `timeout`
+    and shells signal a process and then its group."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    asked_at = 0.0
+
     def ask(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked_at
         del signum, frame
-        if stop.is_set():
+        if stop.is_set() and time.monotonic() - asked_at > _SAME_WISH:
             raise KeyboardInterrupt
+        asked_at = asked_at or time.monotonic()
         stop.set()
         wake.set()
 

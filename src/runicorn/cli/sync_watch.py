@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from runicorn.remote_storage.options import SyncOptions
     from runicorn.remote_storage.report import Observer
 
-_EVENT_NAMES: dict[type, str] = {
+EVENT_NAMES: dict[type, str] = {
     Connected: "connected",
     ConnectionLost: "connection_lost",
     SyncFailed: "sync_failed",
@@ -166,8 +166,8 @@ class TargetVoice:
         if isinstance(event, SyncFinished):
             self._finished(event)
         elif output.as_json:
-            if type(event) in _EVENT_NAMES:
-                self._object(_EVENT_NAMES[type(event)], **asdict(event))
+            if type(event) in EVENT_NAMES:
+                self._object(EVENT_NAMES[type(event)], **asdict(event))
         elif not output.quiet or isinstance(event, ConnectionLost | SyncFailed | PublicationStale):
             line = _line(event)
             if line:
