@@ -12,7 +12,8 @@ import pytest
 from runicorn.errors import DiskFullError, MirrorError
 from runicorn.manifest.model import Identity
 from runicorn.remote_storage.known import Cursor, Listed
-from runicorn.remote_storage.state import HISTORY_KEPT, MirrorState
+from runicorn.remote_storage.state import MirrorState
+from runicorn.remote_storage.state_database import HISTORY_KEPT
 from tests.remote_storage.helpers import OLD, RUN, a_known, an_entry
 
 LISTED = Listed.of(an_entry())
