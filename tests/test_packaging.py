@@ -86,7 +86,9 @@ def test_metadata_say_what_the_project_is(wheel: Path) -> None:
     payload = said.get_payload(decode=True)
     assert isinstance(payload, bytes)
     assert payload.decode("utf-8") == readme
-    needed = {"click", "filelock", "pathspec", "platformdirs", "rich"}
+    needed = {"click", "filelock", "pathspec", "platformdirs", "rich", "tomlkit"}
+    if sys.version_info < (3, 11):
+        needed.add("tomli")
     if sys.version_info < (3, 14):
         needed.add("backports-zstd")
     assert {canonicalize_name(each.name) for each in _run_time_requirements(wheel)} == needed
