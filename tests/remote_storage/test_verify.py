@@ -15,6 +15,7 @@ from runicorn.remote_storage import SyncOptions
 from runicorn.remote_storage.explain import explain
 from runicorn.remote_storage.mirror_view import MirrorView
 from runicorn.remote_storage.opening import open_mirror
+from runicorn.remote_storage.problems import problem_at, problems_of
 from runicorn.remote_storage.repair import forget_differences
 from runicorn.remote_storage.transport import Open, StatusCode
 from runicorn.remote_storage.verify import Checked, Difference, Verifier
@@ -349,6 +350,31 @@ def test_failed_file_is_explained_with_its_failure(site: Site) -> None:
     found, reason = verdict(site, f"{RUN}/summary.json")
     assert found == "wanted"
     assert "refused on purpose" in reason
+
+
+@pytest.mark.rungs("journal", "listed", "manifest", "walk")
+def test_problem_that_hides_a_file_is_named_and_forgotten_when_it_is_gone(site: Site) -> None:
+    path = site.root / RUN / "summary.json"
+    link(path)
+    site.publish()
+    site.sync()
+    found, reason = verdict(site, f"{RUN}/summary.json")
+    assert found == "not_listed"
+    assert "could not list it (link" in reason
+    path.unlink()
+    site.publish()
+    site.sync()
+    assert "could not list" not in verdict(site, f"{RUN}/summary.json")[1]
+
+
+def test_problem_at_the_nearest_folder_counts_and_what_makes_no_sense_does_not() -> None:
+    rows = [["p", "unreadable", "denied"], ["p/n\\x1b", "link", ""], ["p", "link"], "x", [1, 2, 3]]
+    problems = problems_of(rows)
+    assert [each.path for each in problems] == ["p", "p/n\\x1b"]
+    assert problem_at(problems, "p/x/y") == problems[0]
+    assert problem_at(problems, "p/n\x1b/z") == problems[1]
+    assert problem_at(problems, "pp/x") is None
+    assert problems_of({"p": 1}) == []
 
 
 @pytest.mark.parametrize("path", ["", "/etc/passwd", "../x", "a/../../x", "a\x1b[31m"])

@@ -11,6 +11,7 @@ from runicorn.errors import UsageError
 from runicorn.manifest import rules
 from runicorn.remote_storage.known import Known
 from runicorn.remote_storage.mirror_view import MirrorView
+from runicorn.remote_storage.problems import problem_at
 
 IN_PLACE = "in_place"
 CHANGED_HERE = "changed_here"
@@ -100,12 +101,29 @@ def _unknown(view: MirrorView, path: str, folder: str, inner: str) -> Explanatio
         cursor.identity is None and cursor.generated_at is None and cursor.place is not None
     ):
         return Explanation(path, NOT_LISTED, "no sync has got to its end yet: the next one may bring it")
-    history = view.history()
-    problems = int(history[0].report.get("problem_count") or 0) if history else 0
     reason = "the server did not list it, up to the last sync"
-    if problems:
-        reason += f"; it could not list everything then ({problems} problems), which may hide it"
-    return Explanation(path, NOT_LISTED, reason, _revision(view))
+    return Explanation(path, NOT_LISTED, reason + _why_unlisted(view, path), _revision(view))
+
+
+def _why_unlisted(view: MirrorView, path: str) -> str:
+    """What kept the server from listing it, or may have."""
+    problem = _problem(view, path)
+    if problem:
+        return problem
+    history = view.history()
+    count = int(history[0].report.get("problem_count") or 0) if history else 0
+    return f"; it could not list everything then ({count} problems), which may hide it" if count else ""
+
+
+def _problem(view: MirrorView, path: str) -> str:
+    """What the server could not list there; empty when it named nothing."""
+    problem = problem_at(view.problems, path)
+    if problem is None:
+        return ""
+    # Of a server: escaped there, and once more in case it was not.
+    what = ": ".join(filter(None, (problem.kind.replace("_", " "), problem.message)))
+    where = "it" if problem.path == rules.escape(path) else problem.path
+    return f"; the server could not list {rules.visible(where)} ({rules.visible(what)})"
 
 
 def _why_wanted(view: MirrorView, path: str, known: Known | None) -> str:
@@ -135,7 +153,7 @@ def _known(view: MirrorView, path: str, known: Known, details: dict[str, Any]) -
         reason = (
             f"it is here up to the end of a line; {rest} bytes of {listed.size} follow when theirs is there"
         )
-    return Explanation(path, verdict, reason, details)
+    return Explanation(path, verdict, reason + _problem(view, path), details)
 
 
 def _on_disk(view: MirrorView, path: str, known: Known) -> tuple[str, str]:

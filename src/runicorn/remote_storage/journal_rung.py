@@ -9,7 +9,7 @@ from dataclasses import replace
 from runicorn.errors import DamagedError, DiskFullError, NoJournalError, UnsafeError
 from runicorn.journal.frames import Kind, Place, StoredFrame, beginning
 from runicorn.journal.head import Head
-from runicorn.manifest.model import Header
+from runicorn.manifest.model import Header, Problem
 from runicorn.remote_storage import rung
 from runicorn.remote_storage.context import SyncContext
 from runicorn.remote_storage.crew import WORTH_BYTES, Hands, most_hands
@@ -19,6 +19,7 @@ from runicorn.remote_storage.known import Cursor, Listed
 from runicorn.remote_storage.options import JOURNAL
 from runicorn.remote_storage.planting import Planting
 from runicorn.remote_storage.poll import Poll
+from runicorn.remote_storage.problems import note_problems
 from runicorn.remote_storage.removal import Evidence, settle_marked
 from runicorn.remote_storage.replay import Replay
 from runicorn.remote_storage.report import BytesReceived, ListingRead, TransferStarted
@@ -52,6 +53,7 @@ class JournalRung:
         self._insists = context.options.method == JOURNAL
         self._is_intact = is_intact
         self._evidence: Evidence | None = None
+        self._problems: tuple[Problem, ...] = ()
         self._is_news = False
         self._came_along = False
         self._has_crossed = False
@@ -274,6 +276,7 @@ class JournalRung:
         )
         report.total_files, report.total_bytes = header.total_files, header.total_bytes
         self._evidence = Evidence.of_commit(header)
+        self._problems = header.problems
         self._is_news = True
 
     # -- the end -------------------------------------------------------------------------------
@@ -288,6 +291,8 @@ class JournalRung:
         wants = not state.wants_nothing(snapshot)
         if wants:
             self._fetch_wanted(state.lineage[1], snapshot)
+        if is_news:
+            note_problems(state, self._problems)
         plan = SyncPlan()
         keeps_gone = cursor.keeps_gone
         if self._evidence is not None and (is_news or self._options.delete):

@@ -20,6 +20,7 @@ from runicorn.remote_storage.context import SyncContext
 from runicorn.remote_storage.diff import Gone, Note, SyncPlan, plan_run
 from runicorn.remote_storage.known import Cursor, Listed
 from runicorn.remote_storage.options import MANIFEST, WALK
+from runicorn.remote_storage.problems import note_problems
 from runicorn.remote_storage.published import Listing, read_published
 from runicorn.remote_storage.removal import Evidence, find_gone, settle_gone
 from runicorn.remote_storage.report import ListingRead, TransferStarted
@@ -117,6 +118,8 @@ class ListingRung:
         if listing.unchanged:
             report.skipped, report.reason = True, "no changes"
             return None
+        if not self._options.dry_run:
+            note_problems(self._state, listing.problems)
         self._snapshot = listing.identity.snapshot_id if listing.identity is not None else ""
         epoch = self._epoch(listing)
         held = self.held if self.held is not None else self._state.count()

@@ -14,10 +14,12 @@ from typing import Any
 
 from runicorn.errors import MirrorError
 from runicorn.manifest import rules
-from runicorn.manifest.model import Run
+from runicorn.manifest.model import Problem, Run
 from runicorn.remote_storage.contact import FAILURE_KEY, KEY, Contact, Failure
 from runicorn.remote_storage.known import Cursor, Known
 from runicorn.remote_storage.mirror import STATE_FOLDER
+from runicorn.remote_storage.problems import KEY as PROBLEMS_KEY
+from runicorn.remote_storage.problems import problems_of
 from runicorn.remote_storage.selection import Selection
 from runicorn.remote_storage.source import Source
 from runicorn.remote_storage.state_file import sound
@@ -208,6 +210,11 @@ class MirrorView:
     def failure(self) -> Failure | None:
         """The last sync that failed as a whole, or None."""
         return Failure.of(self._value(FAILURE_KEY))
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What the server could not list at the last news from it, as far as it named that."""
+        return problems_of(self._value(PROBLEMS_KEY))
 
     # -- of files ------------------------------------------------------------------------------
 

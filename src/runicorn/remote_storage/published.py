@@ -16,7 +16,7 @@ from runicorn.errors import (
     RunicornError,
     UnsafeError,
 )
-from runicorn.manifest.model import Header, Identity, ManifestType, Run
+from runicorn.manifest.model import Header, Identity, ManifestType, Problem, Run
 from runicorn.manifest.reader import ManifestReader, read_header
 from runicorn.manifest.rules import ARTEFACT_FOLDER, escape
 from runicorn.remote_storage.fetch import Part, checked, read_all
@@ -67,6 +67,7 @@ class Listing:
         runs: the runs; empty when nothing is new.
         complete: whether no problem hides a file.
         problem_paths: escaped paths of what could not be listed.
+        problems: the first of them.
         problem_count: how many there are.
         unchanged: whether it is the state that the client has already.
         total_experiments: how many runs there are.
@@ -79,6 +80,7 @@ class Listing:
     runs: list[Run] = field(default_factory=list)
     complete: bool = False
     problem_paths: frozenset[str] = frozenset()
+    problems: tuple[Problem, ...] = ()
     problem_count: int = 0
     unchanged: bool = False
     total_experiments: int = 0
@@ -270,7 +272,7 @@ def _merge(full: _Artefact, active: _Artefact) -> Listing:
         _lay_over(runs, {run.folder: run for run in _runs(active)})
         headers += [active.header] if active.header else []
     newest = headers[-1]
-    problems = [problem.path for header in headers for problem in header.problems]
+    problems = tuple(dict.fromkeys(problem for header in headers for problem in header.problems))
     return Listing(
         header=newest,
         identity=newest.identity,
@@ -278,7 +280,8 @@ def _merge(full: _Artefact, active: _Artefact) -> Listing:
         generated_at=max(header.generated_at for header in headers),
         runs=list(runs.values()),
         complete=all(header.complete for header in headers),
-        problem_paths=frozenset(problems),
+        problem_paths=frozenset(problem.path for problem in problems),
+        problems=problems,
         problem_count=max(header.problem_count for header in headers),
         total_experiments=len(runs),
     )

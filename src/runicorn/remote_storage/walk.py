@@ -16,7 +16,7 @@ from typing import TypeAlias, cast
 from runicorn.errors import NoSuchRootError, RequestError, UnsafeError
 from runicorn.manifest import rules
 from runicorn.manifest.checks import MAX_INTEGER, MAX_TIME
-from runicorn.manifest.model import FileEntry, ProblemKind, Run
+from runicorn.manifest.model import FileEntry, Problem, ProblemKind, Run
 from runicorn.remote_storage.published import Listing
 from runicorn.remote_storage.selection import Selection
 from runicorn.remote_storage.transport.base import (
@@ -283,6 +283,7 @@ class Walker:
             runs=runs,
             complete=not any(kind.hides_files for _, kind in self._problems),
             problem_paths=frozenset([*(path for path, _ in self._problems), *self._links]),
+            problems=tuple(Problem(path, kind.value, "") for path, kind in self._problems),
             problem_count=len(self._problems),
             total_experiments=len(runs),
         )
