@@ -221,6 +221,22 @@ def test_stalled_server_does_not_keep_the_watch_from_ending(root: Path, mirror: 
             assert watch.end() == 0
 
 
+def test_ssh_of_a_watch_asks_whether_the_server_is_there(
+    server: Sshd, root: Path, mirror: Path, tmp_path: Path
+) -> None:
+    real, words = shlex.join(server.ssh_command), tmp_path / "words"
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\necho "$@" >> "{words}"\nexec {real} "$@"\n')
+    ssh.chmod(0o755)
+    with Watch(f"{server.host}:{root}", mirror, "--ssh", str(ssh)) as watch:
+        watch.until(watch.out, "fetched")
+        assert watch.end() == 0
+    assert "-oServerAliveInterval=5 -oServerAliveCountMax=2" in words.read_text()
+    words.unlink()
+    sync(f"{server.host}:{root}", mirror, "--ssh", str(ssh)).expect(0)
+    assert "ServerAlive" not in words.read_text()
+
+
 def test_refused_login_and_unknown_host_key_end_the_watch(
     server: Sshd, root: Path, mirror: Path, tmp_path: Path
 ) -> None:

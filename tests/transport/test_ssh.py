@@ -22,6 +22,7 @@ from runicorn.errors import (
 )
 from runicorn.remote_storage.transport import Attributes, Job, SshConnection, SshTarget, Stat, connect_ssh
 from testbed import fault_sftp
+from testbed.proxy import DelayProxy
 from testbed.sshd import Sshd
 from tests.transport.jobs import one_answer, read_small
 
@@ -217,6 +218,26 @@ def test_host_that_is_none(host: str) -> None:
 def test_target_that_cannot_be_used(target: SshTarget) -> None:
     with pytest.raises(UsageError):
         target.argv(connect_timeout=1)
+
+
+def test_network_that_goes_in_the_middle_of_a_request_is_noticed_soon(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    with Sshd() as sshd, DelayProxy(sshd.port) as proxy:
+        sshd.access.trust_port(proxy.port)
+        command = tuple(sshd.access.ssh_command(proxy.port))
+        connection = SshConnection(
+            SshTarget(sshd.host, command=command), timeout=TIMEOUT * 10, login_timeout=TIMEOUT, keepalive=1
+        )
+        engine = connection.engine()
+        try:
+            job, found = one_answer(tmp_path / "a")
+            engine.run([job])
+            assert len(found) == 1
+            proxy.stall()
+            with pytest.raises(TransportError, match="not responding"):
+                engine.run([one_answer(tmp_path / "a")[0]])
+        finally:
+            connection.close()
 
 
 def test_argv_of_openssh_and_of_another_program() -> None:

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 SSH_VARIABLE = "RUNICORN_SSH"
 WATCH_TIMEOUT = 30.0
-"""Seconds that a server may be silent for while it is watched: a connection that died is noticed then."""
+"""Seconds that the sftp subsystem may be silent for while it is watched."""
+
+KEEPALIVE = 5
+"""Seconds, as of `SshConnection`, while a server is watched: a connection that died while an answer is waited
+for is noticed after three times as long."""
 
 _CommandT = TypeVar("_CommandT", bound=Callable[..., object])
 
@@ -159,7 +163,7 @@ def default_mirror(source: Source) -> Path:
 
 
 def connection(
-    source: Source, ssh: Ssh, *, echo: bool = False, timeout: float = 60.0
+    source: Source, ssh: Ssh, *, echo: bool = False, timeout: float = 60.0, keepalive: int = 0
 ) -> SshConnection | None:
     """The user's ssh, not started yet; None for a local source.
 
@@ -168,6 +172,7 @@ def connection(
         ssh: how.
         echo: whether what ssh says is passed on.
         timeout: seconds that the server may be silent for.
+        keepalive: seconds, as of `SshConnection`.
 
     Raises:
         UsageError: the options do not fit together.
@@ -187,7 +192,7 @@ def connection(
     if source.host is None or not command:
         raise UsageError("the ssh command is empty")
     where = SshTarget(source.host, source.user, source.port or ssh.port, ssh.identity, command)
-    return SshConnection(where, timeout=timeout, echo_stderr=echo)
+    return SshConnection(where, timeout=timeout, echo_stderr=echo, keepalive=keepalive)
 
 
 @contextlib.contextmanager
@@ -215,20 +220,19 @@ class Connector:
         source: where to.
         ssh: how.
         echo: whether what ssh says is passed on.
-        timeout: seconds that the server may be silent for.
+        is_watch: whether the connection is to stay: then one that died is noticed soon.
     """
 
-    def __init__(self, source: Source, ssh: Ssh, *, echo: bool = False, timeout: float = 60.0) -> None:
-        self._source, self._ssh, self._echo, self._timeout = source, ssh, echo, timeout
+    def __init__(self, source: Source, ssh: Ssh, *, echo: bool = False, is_watch: bool = False) -> None:
+        self._source, self._ssh, self._echo, self._is_watch = source, ssh, echo, is_watch
         self._made: SshConnection | None = None
 
-    def check(self) -> None:
-        """Refuse options that do not fit together.
-
-        Raises:
-            UsageError: they do not.
-        """
-        connection(self._source, self._ssh)
+    def _connection(self) -> SshConnection | None:
+        if not self._is_watch:
+            return connection(self._source, self._ssh, echo=self._echo)
+        return connection(
+            self._source, self._ssh, echo=self._echo, timeout=WATCH_TIMEOUT, keepalive=KEEPALIVE
+        )
 
     def __call__(self) -> Transport:
         """A transport that is logged in; closing it ends ssh.
@@ -238,7 +242,7 @@ class Connector:
         """
         from runicorn.remote_storage.transport import LocalTransport
 
-        made = self._made = connection(self._source, self._ssh, echo=self._echo, timeout=self._timeout)
+        made = self._made = self._connection()
         if made is None:
             return LocalTransport()
         with _ASKING if sys.stdin is not None and sys.stdin.isatty() else contextlib.nullcontext():

@@ -86,7 +86,7 @@ def watch(
 def _work(
     target: reach.Target, settings: SyncOptions, ssh: reach.Ssh, options: WatchOptions, tell: Observer
 ) -> Work:
-    connect = reach.Connector(target.source, ssh, timeout=reach.WATCH_TIMEOUT)
+    connect = reach.Connector(target.source, ssh, is_watch=True)
 
     def run(stop: threading.Event) -> int:
         session = LiveSession(connect, target.source.path, target.mirror, settings, tell, stop)

@@ -107,6 +107,7 @@ class SshConnection:
         login_timeout: float = LOGIN_SECONDS,
         echo_stderr: bool = False,
         share: bool = True,
+        keepalive: int = 0,
     ) -> None:
         """Nothing is started yet.
 
@@ -116,11 +117,14 @@ class SshConnection:
             login_timeout: seconds until the server must have greeted, prompts included.
             echo_stderr: pass on what ssh writes to its standard error, as it comes.
             share: let the engine's `open_more` use this login, where the program is OpenSSH's.
+            keepalive: seconds of silence after which OpenSSH asks whether the server is there; the connection
+                ends when three such times have gone by without a sign of it. 0: as the user configured.
 
         Raises:
             UsageError: the target cannot be used.
         """
-        self._argv = target.argv(connect_timeout=timeout)
+        self._options = _alive_options(keepalive)
+        self._argv = target.argv(connect_timeout=timeout, options=self._options)
         self._target = target
         self._share = share and is_openssh(self._argv[0])
         self._sharing: Sharing | None = None
@@ -149,7 +153,7 @@ class SshConnection:
             return self
         if self._share:
             self._sharing = Sharing(self._argv, self._target.host)
-            options = self._sharing.options
+            options = (*self._sharing.options, *self._options)
             argv = self._target.argv(connect_timeout=self._timeout, options=options)
         else:
             argv = self._argv
@@ -346,6 +350,11 @@ def connect_ssh(target: SshTarget, *, timeout: float = 60.0) -> SftpEngine:
         TransportError: as of `SshConnection.engine`.
     """
     return SshConnection(target, timeout=timeout).engine()
+
+
+def _alive_options(keepalive: int) -> tuple[str, ...]:
+    # It asks twice; and its clock goes on while the machine sleeps.
+    return (f"-oServerAliveInterval={keepalive}", "-oServerAliveCountMax=2") if keepalive else ()
 
 
 def _enlarge(fd: int) -> None:
