@@ -120,8 +120,9 @@ def test_connection_that_is_gone(tmp_path: Path) -> None:
         with pytest.raises(ConnectError):
             engine.run([job()])
         assert engine.open_more(1) == []
-        with pytest.raises(ConnectError):
+        with pytest.raises(ConnectError, match="nobody but its owner") as caught:
             open_beside(sftp, timeout=TIMEOUT)
+        assert "connect a new client" in caught.value.hint
 
 
 def test_silent_server_is_a_stall(sshd: Sshd) -> None:

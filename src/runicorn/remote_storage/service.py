@@ -146,7 +146,8 @@ class MetadataSyncService:
         """Sync now and then every ``interval_seconds``, in a thread of its own.
 
         After a failure it tries again sooner than that, then ever more rarely, at least once a minute; it
-        never gives up. Observers are told of what happens.
+        never gives up. Observers are told of what happens. The connection of a paramiko client that has ended
+        cannot be made anew here: that is told again and again, until the program makes a new service.
 
         Raises:
             UsageError: the interval is not positive, or a background sync runs already.

@@ -98,7 +98,10 @@ def open_beside(client: paramiko.SFTPClient, *, timeout: float = 60.0) -> SftpEn
         raise UsageError("the paramiko client has no channel")
     transport = own.get_transport()
     if not transport.is_active():
-        raise ConnectError("the paramiko client's connection has ended")
+        raise ConnectError(
+            "the paramiko client's connection has ended, and nobody but its owner can log in again",
+            hint="connect a new client, and make a new ManifestSyncClient or MetadataSyncService with it",
+        )
     if own.closed:
         raise UsageError("the paramiko client is closed")
     second = _second_channel(transport, timeout)
