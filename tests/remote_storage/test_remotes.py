@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -65,6 +70,54 @@ def test_name_is_taken_once_and_a_missing_one_is_told(path: Path) -> None:
     with pytest.raises(UsageError, match="no remote b"):
         remotes.remove("b")
     assert path.read_bytes() == before
+
+
+def test_two_that_are_added_at_once_are_both_there(path: Path) -> None:
+    threads = [
+        threading.Thread(target=Remotes(path).add, args=(Remote(f"n{number}", "a:/d", None),))
+        for number in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {each.name for each in Remotes(path).all()} == {f"n{number}" for number in range(8)}
+
+
+def test_lock_of_another_program_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runicorn.remote_storage.remotes._LOCK_SECONDS", 0.1)
+    path.parent.mkdir(parents=True)
+    fd = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="another program"):
+            Remotes(path).add(Remote("a", "a:/d", None))
+    finally:
+        os.close(fd)
+    assert not path.exists()
+
+
+def test_mode_of_the_file_is_kept(path: Path) -> None:
+    Remotes(path).add(Remote("a", "a:/d", None))
+    path.chmod(0o600)
+    Remotes(path).add(Remote("b", "b:/d", None))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_failure_in_the_middle_of_writing_leaves_the_old_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Remotes(path).add(Remote("a", "a:/d", None))
+    before = path.read_bytes()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("runicorn._files.os.fsync", refuse)
+    with pytest.raises(UsageError, match="cannot write"):
+        Remotes(path).add(Remote("b", "b:/d", None))
+    assert path.read_bytes() == before
+    assert [each.name for each in path.parent.iterdir()] == ["remotes.toml"]
 
 
 @pytest.mark.parametrize("name", ["", "-a", ".a", "a/b", "a:b", "a b", "ü", "a\n", "a" * 65, "\x1b[31m"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from runicorn.cli import reach
+from runicorn.cli.units import time_text
 from runicorn.manifest.rules import escape
 
 _HELP = """Tell why a file is, or is not, in MIRROR, and in which version.
@@ -44,7 +45,8 @@ def command(mirror: str, path: str, as_json: bool) -> int:
     click.echo(f"  {found.reason}")
     for name, value in found.details.items():
         if value is not None:
-            click.echo(f"  {name:<14} {escape(str(value))}")
+            shown = time_text(value) if name == "listed_mtime" else str(value)
+            click.echo(f"  {name:<14} {escape(shown)}")
     return 0
 
 

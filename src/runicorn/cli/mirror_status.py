@@ -13,7 +13,7 @@ from runicorn.cli import reach
 from runicorn.cli.sync_output import FORMAT_VERSION, MAX_NAMED_FAILURES
 from runicorn.cli.units import age_text, size_text
 from runicorn.errors import RunicornError, UsageError
-from runicorn.manifest.rules import escape
+from runicorn.manifest.rules import escape, visible
 from runicorn.remote_storage.mirror_view import MirrorView
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _text(document: dict[str, Any]) -> str:
     title = f"{document['remote']}: " if document["remote"] else ""
     title += escape(document["mirror"])
     if "error" in document:
-        return f"{title}\n  error      {document['error']}"
+        return f"{title}\n  error      {visible(document['error'])}"
     rows = [("source", escape(document["source"] or "not recorded")), ("synced", _synced(document))]
     rows += [("published", _published(document["publication"])), ("holds", _holds(document))]
     rows += _troubles(document)
@@ -160,5 +160,8 @@ def _troubles(document: dict[str, Any]) -> list[tuple[str, str]]:
         for each in failed["files"][:MAX_NAMED_FAILURES]:
             rows.append(("", f"{escape(str(each.get('path')))}: {escape(str(each.get('error')))}"))
     if failure is not None:
-        rows.append(("failure", f"{age_text(max(0.0, now - failure['at']))} ago: {escape(failure['error'])}"))
+        contact = document["contact"]
+        since = ", before a sync that went well" if contact and contact["at"] > failure["at"] else ""
+        ago = age_text(max(0.0, now - failure["at"]))
+        rows.append(("failure", f"{ago} ago{since}: {escape(failure['error'])}"))
     return rows

@@ -103,7 +103,11 @@ class TerminalProgress:
         self._started = time.monotonic()
         self._left = TimeLeft(self._work(event.files, event.total_bytes), self._started)
         self._progress = Progress(
-            BarColumn(bar_width=None), TextColumn("{task.description}"), console=self._console, transient=True
+            BarColumn(bar_width=None),
+            TextColumn("{task.description}"),
+            console=self._console,
+            transient=True,
+            redirect_stdout=_shares_terminal(),
         )
         self._task = self._progress.add_task("", total=self._work(event.files, event.total_bytes))
         self._progress.start()
@@ -187,9 +191,15 @@ def observed_together(names: Sequence[str], verbose: bool, quiet: bool) -> Itera
     from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.fields[remote]}"), BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+    console = Console(file=sys.stderr)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=_shares_terminal()) as progress:
         tasks = [progress.add_task("connecting", total=None, remote=escape(name)) for name in names]
         yield [SharedProgress(progress, task) for task in tasks]
+
+
+def _shares_terminal() -> bool:
+    # Results go past the drawing when they are seen there; what is a file or a pipe gets them as ever.
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 class SharedProgress:

@@ -28,6 +28,16 @@ def duration_text(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
+def time_text(seconds: float) -> str:
+    """Seconds since the epoch as date and time of this machine's zone."""
+    from datetime import datetime
+
+    try:
+        return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)
+
+
 def age_text(seconds: float) -> str:
     """How long ago something was, in one unit; never negative."""
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):

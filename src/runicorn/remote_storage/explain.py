@@ -56,7 +56,7 @@ def explain(view: MirrorView, path: str) -> Explanation:
     path = path.rstrip("/")
     refused = rules.unsafe_path(path)
     if refused:
-        raise UsageError(f"{rules.escape(path)!r} can be no path of a mirror: {refused}")
+        raise UsageError(f"'{rules.escape(path)}' can be no path of a mirror: {refused}")
     place = view.place_of(path)
     if place is None:
         return Explanation(path, NOT_OF_A_RUN, _why_of_no_run(view, path))

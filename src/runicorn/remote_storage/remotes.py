@@ -6,8 +6,11 @@ The libraries for TOML are imported when they are used: most syncs name a source
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import stat
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,8 @@ FORMAT_VERSION = "1.0"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}").fullmatch
 _MAJOR = re.compile(r"1\.[0-9]{1,6}").fullmatch
 _MOST_BYTES = 1024 * 1024
+_LOCK_SECONDS = 10.0
+_LOCK_PAUSE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +60,37 @@ def require_name(text: str) -> None:
     """
     if not is_name(text):
         raise UsageError(
-            f"{escape(text)!r} cannot be the name of a remote",
+            f"'{escape(text)}' cannot be the name of a remote",
             hint="use letters, digits, _ . and -, at most 64, beginning with a letter or a digit",
         )
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Alone among those who lock a folder; where it cannot be locked, as ever.
+
+    Raises:
+        TimeoutError: somebody else holds it for long.
+    """
+    import fcntl
+
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + _LOCK_SECONDS
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError from None
+                time.sleep(_LOCK_PAUSE)
+                continue
+            except OSError:
+                pass
+            break
+        yield
+    finally:
+        os.close(fd)
 
 
 class Remotes:
@@ -104,12 +137,12 @@ class Remotes:
             UsageError: the name cannot be one or is taken, or as of `all`.
         """
         require_name(remote.name)
-        if self.get(remote.name) is not None:
-            hint = f"`runicorn remote remove {remote.name}` first"
-            raise UsageError(f"there is a remote {remote.name} already", hint=hint)
         import tomlkit
 
         with self._changed() as document:
+            if self.get(remote.name) is not None:
+                hint = f"`runicorn remote remove {remote.name}` first"
+                raise UsageError(f"there is a remote {remote.name} already", hint=hint)
             document.setdefault("format_version", FORMAT_VERSION)
             table = tomlkit.table()
             table["source"] = remote.source
@@ -124,11 +157,16 @@ class Remotes:
         Raises:
             UsageError: there is none of this name, or as of `all`.
         """
+        self._required(name)  # without one nothing is made
+        with self._changed() as document:
+            found = self._required(name)
+            del document["remotes"][name]
+        return found
+
+    def _required(self, name: str) -> Remote:
         found = self.get(name)
         if found is None:
             raise UsageError(f"there is no remote {escape(name)}", hint="`runicorn remote list` names them")
-        with self._changed() as document:
-            del document["remotes"][name]
         return found
 
     # -- the file ------------------------------------------------------------------------------
@@ -150,6 +188,18 @@ class Remotes:
 
     @contextlib.contextmanager
     def _changed(self) -> Iterator[TOMLDocument]:
+        """The file, under its lock; it is written when the block ends without an exception."""
+        place = self.path.resolve()
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(place.parent):
+                yield from self._changed_alone(place)
+        except TimeoutError as error:
+            raise UsageError(f"another program changes {self._shown}", hint="try again") from error
+        except OSError as error:
+            raise UsageError(f"cannot write {self._shown}: {error.strerror}") from error
+
+    def _changed_alone(self, place: Path) -> Iterator[TOMLDocument]:
         import tomlkit
         from tomlkit.exceptions import TOMLKitError
 
@@ -159,12 +209,10 @@ class Remotes:
             data = tomlkit.dumps(document).encode("utf-8")
         except (TOMLKitError, ValueError, TypeError) as error:
             raise self._damaged(str(error)) from error
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with replace_file(self.path.resolve()) as stream:
-                stream.write(data)
-        except OSError as error:
-            raise UsageError(f"cannot write {self._shown}: {error.strerror}") from error
+        with replace_file(place) as stream:
+            with contextlib.suppress(FileNotFoundError):
+                os.fchmod(stream.fileno(), stat.S_IMODE(os.stat(place).st_mode))
+            stream.write(data)
 
     @property
     def _shown(self) -> str:
