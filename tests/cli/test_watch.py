@@ -358,7 +358,8 @@ def test_all_remotes_are_watched_and_one_that_ends_leaves_the_others(
     assert run_files(tmp_path / "far") == run_files(tmp_path / "near") == run_files(root)
 
 
-def test_interrupted_sync_of_all_is_130(tmp_path: Path, home: dict[str, str]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_sync_of_all_is_130(tmp_path: Path, home: dict[str, str], number: signal.Signals) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     ssh = tmp_path / "ssh"
@@ -374,8 +375,52 @@ def test_interrupted_sync_of_all_is_130(tmp_path: Path, home: dict[str, str]) ->
         start_new_session=True,
     ) as process:
         assert pipe.read_text() == "up\n"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.wait(TIMEOUT) == 130
+
+
+def test_second_signal_insists_and_leaves_no_ssh_behind(mirror: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    ssh = tmp_path / "ssh"
+    # One that neither greets nor cares for the end of its input, as while it asks for a password.
+    ssh.write_text(f'#!/bin/sh\necho $$ > "{pipe}"\nwhile :; do sleep 0.1; done\n')
+    ssh.chmod(0o755)
+    with Watch("host:/data", mirror, "--ssh", str(ssh)) as watch:
+        number = int(pipe.read_text())
+        watch.process.send_signal(signal.SIGTERM)
+        time.sleep(0.7)
+        assert watch.process.poll() is None
+        began = time.monotonic()
+        assert watch.end(signal.SIGINT) == 130
+        assert time.monotonic() - began < 3
+        assert "stopped" in watch.until(watch.err, "stopped")
+        assert "Traceback" not in "".join(watch.said)
+        assert not Path(f"/proc/{number}").exists()
+
+
+def test_results_go_to_stdout_while_a_terminal_shows_progress(
+    root: Path, tmp_path: Path, home: dict[str, str]
+) -> None:
+    add(home, "near", root, tmp_path / "near")
+    ours, theirs = os.openpty()
+    try:
+        done = subprocess.run(
+            [*COMMAND, "sync"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            env=environment(**home, TERM="xterm"),
+            timeout=TIMEOUT,
+            check=True,
+        )
+        shown = os.read(ours, 1 << 16)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert b"near: " in done.stdout
+    assert b"fetched" in done.stdout
+    assert b"fetched" not in shown
 
 
 def test_no_remotes_and_equal_mirrors_are_told(root: Path, tmp_path: Path, home: dict[str, str]) -> None:

@@ -94,10 +94,13 @@ def run_side_by_side(works: Sequence[Work], *, signals_end_well: bool) -> int:
 
 def _end(works: Sequence[Work]) -> None:
     deadline = time.monotonic() + PATIENCE
-    _join(works, deadline)
-    for work in works:
-        if work.thread is not None and work.thread.is_alive():
-            work.abort()
+    try:
+        _join(works, deadline)
+    finally:  # also when somebody insists: an ssh that waits for an answer would stay
+        for work in works:
+            # After an interrupted join a thread may claim that it has ended (Python below 3.13).
+            if work.thread is not None and work.code is None:
+                work.abort()
     _join(works, deadline + _LAST_PATIENCE)
 
 
