@@ -133,6 +133,13 @@ def test_trouble_that_is_not_the_connections_keeps_it() -> None:
     assert [(event.error, event.exit_code) for event in failed] == [("refused", 1), ("full", 9), ("torn", 7)]
 
 
+def test_end_of_trouble_is_told_once_although_nothing_is_new() -> None:
+    still = SyncReport(method="journal", skipped=True)
+    session = Session(FakeClock(), NEWS, NoSuchRootError("gone"), still, still)
+    session.run()
+    assert session.kinds() == [Connected, SyncFinished, SyncFailed, SyncFinished]
+
+
 @pytest.mark.parametrize(
     "error",
     [

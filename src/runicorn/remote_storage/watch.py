@@ -118,6 +118,7 @@ class Watcher:
         self._backoff = Backoff()
         self._staleness = Staleness()
         self._has_worked = False
+        self._has_failed = False
         self._lost_at: float | None = None
         self._was_connected = False
 
@@ -159,10 +160,12 @@ class Watcher:
         return self._pace.wait(now, _cost(report))
 
     def _is_news(self, report: SyncReport) -> bool:
-        """Tell of a sync; returns whether it brought something."""
+        """Tell of a sync, also of one without news when all is well again; returns whether it brought
+        something."""
         brought = bool(report.files_synced or report.removed_count)
-        if brought or report.failed_count or not self._has_worked:
+        if brought or report.failed_count or not self._has_worked or self._has_failed:
             self._observe(SyncFinished(report))
+        self._has_failed = False
         return brought
 
     # -- trouble -----------------------------------------------------------------------------
@@ -174,6 +177,7 @@ class Watcher:
         if isinstance(error, TransportError) and not isinstance(error, RequestError):
             self._lose(escape(str(error)), wait)
         else:
+            self._has_failed = True
             self._observe(SyncFailed(escape(str(error)), error.exit_code, wait))
         return wait
 
