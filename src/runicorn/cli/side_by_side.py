@@ -16,7 +16,8 @@ PATIENCE = 3.0
 """Seconds that work may take to end by itself once it was told to; then its connection is cut."""
 
 _LAST_PATIENCE = 10.0
-_WAKE = 3600.0
+_WAKE = 0.5
+"""Seconds: a signal that comes in the moment in which a wait begins does not end that wait."""
 _SAME_WISH = 0.5
 
 
@@ -62,11 +63,12 @@ class Work:
             return error.exit_code
 
 
-def run_side_by_side(works: Sequence[Work], *, signals_end_well: bool) -> int:
+def run_side_by_side(works: Sequence[Work], lingers: Callable[[], None], *, signals_end_well: bool) -> int:
     """Do all of them to their end; returns the worst exit code.
 
     Args:
         works: what is done.
+        lingers: called when some, told to end, take their time; from here on a further signal insists.
         signals_end_well: whether SIGINT and SIGTERM are the usual way to end it, and no interrupt.
 
     Raises:
@@ -85,17 +87,20 @@ def run_side_by_side(works: Sequence[Work], *, signals_end_well: bool) -> int:
                     break
         finally:
             stop.set()
-            _end(works)
+            _end(works, lingers)
     for work in works:
         if work.error is not None:
             raise work.error
     return worst([work.code or 0 for work in works])
 
 
-def _end(works: Sequence[Work]) -> None:
+def _end(works: Sequence[Work], lingers: Callable[[], None]) -> None:
     deadline = time.monotonic() + PATIENCE
     try:
-        _join(works, deadline)
+        _join(works, time.monotonic() + _SAME_WISH)
+        if any(work.code is None for work in works):
+            lingers()
+            _join(works, deadline)
     finally:  # also when somebody insists: an ssh that waits for an answer would stay
         for work in works:
             # After an interrupted join a thread may claim that it has ended (Python below 3.13).

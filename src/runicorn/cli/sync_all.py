@@ -46,7 +46,7 @@ def sync_all(
             _work(target, each, reach.Connector(target.source, ssh, echo=output.verbose), voice, watcher)
             for target, each, watcher in zip(targets, settings, watchers, strict=True)
         ]
-        return run_side_by_side(works, signals_end_well=False)
+        return run_side_by_side(works, voice.lingers, signals_end_well=False)
 
 
 def _work(

@@ -77,7 +77,7 @@ def watch(
         ]
         for work, target in zip(works, targets, strict=True):
             work.failed = failures.append if len(targets) == 1 else voice.of(target).ended
-        code = run_side_by_side(works, signals_end_well=True)
+        code = run_side_by_side(works, voice.lingers, signals_end_well=True)
     if failures:
         raise failures[0]
     return code
@@ -140,6 +140,11 @@ class Voice:
         with self._turn:
             click.echo(line)
             sys.stdout.flush()
+
+    def lingers(self) -> None:
+        """Say that what was told to end takes its time."""
+        if not self.output.quiet:
+            self.notice("ending what is under way; a further signal ends it at once")
 
     def notice(self, line: str) -> None:
         """A line on stderr."""
