@@ -115,7 +115,7 @@ SIGNATURES: dict[str, tuple[Callable[..., Any], str]] = {
     "synchronize": (
         synchronize,
         "transport, remote_root, mirror_root, options=None, observer=<ignore>, cancel=None, journal=None,"
-        " hands=None",
+        " workers=None",
     ),
 }
 """Names, order and defaults of parameters: a change here breaks programs."""

@@ -17,10 +17,10 @@ from runicorn.errors import RunicornError, UsageError
 
 if TYPE_CHECKING:
     from runicorn.cli.reach import Ssh, Target
-    from runicorn.remote_storage.crew import Hands
     from runicorn.remote_storage.options import SyncOptions
     from runicorn.remote_storage.report import Event
     from runicorn.remote_storage.source import Source
+    from runicorn.remote_storage.workers import Workers
 
 _OBJECTS_PER_COLLECTION = 50_000
 """A listing is many objects without a cycle; the default looks at all of them again and again."""
@@ -67,14 +67,14 @@ def _run_sync(where: Target, options: SyncOptions, ssh: Ssh, output: Output) -> 
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
     source, mirror = where.source, where.mirror
     connection = reach.connection(source, ssh, echo=output.verbose)
-    hands: Hands | None = None
+    workers: Workers | None = None
     with contextlib.ExitStack() as stack:
         if connection is not None:
             stack.callback(connection.close)
             connection.start()  # it logs in while the rest is imported, and while helpers start
-            hands = _hands(mirror, options)
-        if hands is not None:
-            stack.callback(hands.close)
+            workers = _workers(mirror, options)
+        if workers is not None:
+            stack.callback(workers.close)
         _log_to_stderr(output.verbose, output.quiet)
         from runicorn.cli.progress import observed
         from runicorn.remote_storage.journal_reader import JournalReader
@@ -95,21 +95,23 @@ def _run_sync(where: Target, options: SyncOptions, ssh: Ssh, output: Output) -> 
 
             # What it leaves open ends with the connection.
             journal = JournalReader(transport, source.path.rstrip("/"))
-            result = synchronize(transport, source.path, mirror, options, tell, journal=journal, hands=hands)
+            result = synchronize(
+                transport, source.path, mirror, options, tell, journal=journal, workers=workers
+            )
             result.report.count_traffic(Traffic(), transport.traffic)
     output.show(result.report, result.plan, mirror)
     return FINISHED_WITH_FAILURES if is_incomplete(result.report, options) else 0
 
 
-def _hands(mirror: Path, options: SyncOptions) -> Hands | None:
+def _workers(mirror: Path, options: SyncOptions) -> Workers | None:
     """Processes that help with a first sync, when this looks like one."""
     from runicorn.remote_storage.options import AUTO, JOURNAL
 
     if options.dry_run or options.method not in (AUTO, JOURNAL) or mirror.exists():
         return None
-    from runicorn.remote_storage.crew import Hands, most_hands
+    from runicorn.remote_storage.workers import Workers, most_workers
 
-    return Hands(most_hands())
+    return Workers(most_workers())
 
 
 def _log_to_stderr(verbose: bool, quiet: bool) -> None:

@@ -6,12 +6,12 @@ import threading
 from dataclasses import dataclass
 
 from runicorn.errors import CancelledError, DiskFullError
-from runicorn.remote_storage.crew import Hands
 from runicorn.remote_storage.knowledge import Knowledge
 from runicorn.remote_storage.opening import OpenMirror
 from runicorn.remote_storage.options import SyncOptions
 from runicorn.remote_storage.report import Observer, SyncReport
 from runicorn.remote_storage.transport.base import Transport
+from runicorn.remote_storage.workers import Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class SyncContext:
         cancel: when it is set, the sync ends as soon as it can.
         knowledge: what is known of the mirror's files.
         report: the statistics so far.
-        hands: processes that wait to help with the base of the journal; None when none were started.
+        workers: processes that wait to help with the base of the journal; None when none were started.
     """
 
     transport: Transport
@@ -38,7 +38,7 @@ class SyncContext:
     cancel: threading.Event
     knowledge: Knowledge
     report: SyncReport
-    hands: Hands | None = None
+    workers: Workers | None = None
 
     def require_space(self, size: int) -> None:
         """Stop here when the disk has no room for so many bytes; what is staged already counts.

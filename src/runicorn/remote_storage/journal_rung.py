@@ -11,13 +11,12 @@ from runicorn.journal.frames import Kind, Place, StoredFrame, beginning
 from runicorn.journal.head import Head
 from runicorn.manifest.model import Header, Problem
 from runicorn.remote_storage import rung
+from runicorn.remote_storage.base_install import BaseInstaller
 from runicorn.remote_storage.context import SyncContext
-from runicorn.remote_storage.crew import WORTH_BYTES, Hands, most_hands
 from runicorn.remote_storage.diff import Note, SyncPlan, Transfer, decide
 from runicorn.remote_storage.journal_reader import JournalReader
 from runicorn.remote_storage.known import Cursor, Listed
 from runicorn.remote_storage.options import JOURNAL
-from runicorn.remote_storage.planting import Planting
 from runicorn.remote_storage.poll import Poll
 from runicorn.remote_storage.problems import note_problems
 from runicorn.remote_storage.removal import Evidence, settle_marked
@@ -25,6 +24,7 @@ from runicorn.remote_storage.replay import Replay
 from runicorn.remote_storage.report import BytesReceived, ListingRead, TransferStarted
 from runicorn.remote_storage.state import ANY
 from runicorn.remote_storage.transfer import Transferer
+from runicorn.remote_storage.workers import WORTH_BYTES, Workers, most_workers
 
 _WANTED_AT_ONCE = 2000
 
@@ -190,11 +190,11 @@ class JournalRung:
             self.count_held()  # before anything is applied
         replay = Replay(self._context, self._state.lineage[1], cursor, lineage)
         if base_of is not None and cursor.place is not None:
-            hands = self._context.hands
-            if hands is None:
+            workers = self._context.workers
+            if workers is None:
                 size = rung.base_bytes(base_of, cursor.place, self._options.selection)
-                hands = Hands(most_hands() if size >= WORTH_BYTES else 0)
-            replay.planting = Planting(self._context, self._state.lineage[1], cursor, cursor.place, hands)
+                workers = Workers(most_workers() if size >= WORTH_BYTES else 0)
+            replay.base = BaseInstaller(self._context, self._state.lineage[1], cursor, cursor.place, workers)
         return replay
 
     def _go_on_polled(self, cursor: Cursor, place: Place, poll: Poll) -> SyncPlan | None:

@@ -22,13 +22,13 @@ from runicorn.journal.sections import (
 )
 from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher, block_digest
 from runicorn.manifest.model import FileEntry, Header, Identity, Run
+from runicorn.remote_storage.base_install import BaseInstaller
 from runicorn.remote_storage.carried import FIRST_USE, ends_whole, proven
 from runicorn.remote_storage.context import SyncContext
 from runicorn.remote_storage.diff import Note, decide
 from runicorn.remote_storage.disk_errors import mirror_error
 from runicorn.remote_storage.installing import Installer, Ready
 from runicorn.remote_storage.known import Cursor, Known, Listed, LocalFile
-from runicorn.remote_storage.planting import Planting
 from runicorn.remote_storage.staging import StagedFile, finish_file
 
 
@@ -42,7 +42,7 @@ class Replay:
         lineage: the lineage of all states.
 
     Attributes:
-        planting: puts the files of the base in place, when the mirror was empty before it; it is closed with
+        base: puts the files of the base in place, when the mirror was empty before it; it is closed with
             the replay.
         header: the last commit; None before the first.
         place: the mirror is there when the next flush is done.
@@ -52,7 +52,7 @@ class Replay:
         if cursor.place is None:
             raise ValueError("the journal is replayed from a place")
         self._context = context
-        self.planting: Planting | None = None
+        self.base: BaseInstaller | None = None
         self._mirror, self._state = context.mirror.tree, context.mirror.state
         self._epoch = epoch
         self._lineage = lineage
@@ -83,11 +83,11 @@ class Replay:
         self._context.check()
         if frame.end.epoch != self.place.epoch:
             raise DamagedError("the journal goes on behind a seal")
-        if frame.kind is Kind.FILES and self.planting is not None:
-            self.planting.take(frame)
+        if frame.kind is Kind.FILES and self.base is not None:
+            self.base.take(frame)
             return
         if frame.kind is not Kind.BEGIN:
-            self._end_planting()
+            self._end_base()
         if frame.kind is Kind.FILES:
             self._take_files(frame)
         elif frame.kind is Kind.COMMIT:
@@ -107,12 +107,12 @@ class Replay:
         if self._identity is None:
             self.place = frame.end
 
-    def _end_planting(self) -> None:
-        planting = self.planting
-        if planting is not None:
-            planting.finish()
-            self.planting = None
-            self._removed, self.place = planting.removed, planting.place
+    def _end_base(self) -> None:
+        base = self.base
+        if base is not None:
+            base.finish()
+            self.base = None
+            self._removed, self.place = base.removed, base.place
 
     def flush(self) -> None:
         """Put in place and record what was applied, and the place with it.
@@ -124,8 +124,8 @@ class Replay:
         """
         if self._has_lost:
             return
-        if self.planting is not None:
-            self.planting.flush()
+        if self.base is not None:
+            self.base.flush()
             return  # it has recorded the place
         try:
             self._installer.flush(self.cursor())
@@ -140,21 +140,21 @@ class Replay:
         Raises:
             MirrorError: the mirror cannot be written.
         """
-        if self.planting is not None:
-            self.planting.give_up()
+        if self.base is not None:
+            self.base.give_up()
         else:
             self.flush()
 
     def discard(self) -> None:
         """Give up what was not flushed."""
-        if self.planting is not None:
-            self.planting.discard()
+        if self.base is not None:
+            self.base.discard()
         self._installer.discard()
 
     def close(self) -> None:
         """End what helps."""
-        if self.planting is not None:
-            self.planting.close()
+        if self.base is not None:
+            self.base.close()
 
     def cursor(self) -> Cursor:
         """Where the mirror is."""

@@ -1,7 +1,7 @@
 """Staging what the frames of a base carry, for a mirror that is empty: decode, prove, write.
 
 It knows nothing of the mirror but the folder for staged files, and gives plain tuples, so that other
-processes can do it (`runicorn.remote_storage.crew`).
+processes can do it (`runicorn.remote_storage.workers`).
 """
 
 from __future__ import annotations

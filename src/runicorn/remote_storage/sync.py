@@ -31,7 +31,6 @@ from runicorn.manifest.rules import escape
 from runicorn.remote_storage import rung
 from runicorn.remote_storage.contact import note_contact, note_failure
 from runicorn.remote_storage.context import SyncContext
-from runicorn.remote_storage.crew import Hands
 from runicorn.remote_storage.diff import SyncPlan
 from runicorn.remote_storage.disk_errors import mirror_error
 from runicorn.remote_storage.journal_reader import JournalReader
@@ -44,6 +43,7 @@ from runicorn.remote_storage.published import Listing
 from runicorn.remote_storage.report import Observer, SyncReport, ignore
 from runicorn.remote_storage.state_file import is_damage
 from runicorn.remote_storage.transport.base import Transport
+from runicorn.remote_storage.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def synchronize(  # noqa: PLR0913, PLR0917 - what a sync is made of
     observer: Observer = ignore,
     cancel: threading.Event | None = None,
     journal: JournalReader | None = None,
-    hands: Hands | None = None,
+    workers: Workers | None = None,
 ) -> SyncResult:
     """Bring a mirror to the state of a root.
 
@@ -91,7 +91,7 @@ def synchronize(  # noqa: PLR0913, PLR0917 - what a sync is made of
         journal: reads the journal of this root over this transport. Whoever syncs again over the same
             connection passes the same one each time, and closes it: then a sync without news takes one
             round trip.
-        hands: processes that wait to help with the first sync of a mirror; the caller closes them. Without,
+        workers: processes that wait to help with the first sync of a mirror; the caller closes them. Without,
             they are started when they are worth it.
 
     Raises:
@@ -106,7 +106,7 @@ def synchronize(  # noqa: PLR0913, PLR0917 - what a sync is made of
         if journal is None:
             journal = JournalReader(transport, remote_root.rstrip("/"))
             stack.callback(_close, journal)
-        way = Way(transport, remote_root, journal, hands)
+        way = Way(transport, remote_root, journal, workers)
         try:
             result = synchronize_open(mirror, way, options, observer, cancel)
         except RunicornError as error:
@@ -126,13 +126,13 @@ class Way(NamedTuple):
         transport: the connection.
         remote_root: the root on the server.
         journal: reads the journal of this root over this transport.
-        hands: as of `synchronize`.
+        workers: as of `synchronize`.
     """
 
     transport: Transport
     remote_root: str
     journal: JournalReader
-    hands: Hands | None = None
+    workers: Workers | None = None
 
 
 def synchronize_open(
@@ -153,7 +153,7 @@ def synchronize_open(
     root = way.remote_root.rstrip("/")
     stop = cancel or threading.Event()
     context = SyncContext(
-        way.transport, root, mirror, options, observer, stop, Knowledge(mirror), report, way.hands
+        way.transport, root, mirror, options, observer, stop, Knowledge(mirror), report, way.workers
     )
     plan = _run_through_damage(_Ladder(context, way.journal), mirror, options)
     report.count_traffic(before, way.transport.traffic)

@@ -23,13 +23,14 @@ import pytest
 from runicorn.errors import CancelledError, DamagedError, DiskFullError, UnsafeError
 from runicorn.journal.frames import FrameReader, Kind, Place, beginning, encode_frame
 from runicorn.journal.sections import encode_files
-from runicorn.remote_storage import SyncOptions, SyncReport, crew, durability, synchronize
-from runicorn.remote_storage.crew import Hand, Hands, most_hands
+from runicorn.remote_storage import SyncOptions, SyncReport, durability, synchronize
+from runicorn.remote_storage import workers as workers_module
 from runicorn.remote_storage.known import Cursor
 from runicorn.remote_storage.report import BytesReceived, FileDone, Observer, ignore
 from runicorn.remote_storage.selection import Selection
 from runicorn.remote_storage.state import MirrorState
 from runicorn.remote_storage.transport import LocalTransport
+from runicorn.remote_storage.workers import Worker, Workers, most_workers
 from tests.journal.forge import FILES, chained, content, seed, split, with_content
 from tests.remote_storage.helpers import RUN, Site, make_run, put, run_files
 from tests.remote_storage.journal_helpers import (
@@ -63,19 +64,19 @@ def framed(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 
 @pytest.fixture
-def hands() -> Iterator[Hands]:
-    hands = Hands(2)
-    assert len(hands.pids) == 2
-    yield hands
-    hands.close()
+def workers() -> Iterator[Workers]:
+    workers = Workers(2)
+    assert len(workers.pids) == 2
+    yield workers
+    workers.close()
 
 
 def first_sync(
-    site: Site, hands: Hands | None, observe: Observer = ignore, options: SyncOptions | None = None
+    site: Site, workers: Workers | None, observe: Observer = ignore, options: SyncOptions | None = None
 ) -> SyncReport:
     options = options or SyncOptions(source=str(site.root))
     transport = LocalTransport()
-    return synchronize(transport, str(site.root), site.mirror, options, observe, hands=hands).report
+    return synchronize(transport, str(site.root), site.mirror, options, observe, workers=workers).report
 
 
 def recorded(site: Site) -> list[tuple[object, ...]]:
@@ -104,23 +105,23 @@ def end_of(pid: int) -> bool:
 
 
 def test_with_and_without_helpers_the_same_is_in_place_and_recorded(
-    framed: Site, hands: Hands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    framed: Site, workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers: list[object] = []
-    answer = Hand.answer
+    answer = Worker.answer
 
-    def counted(hand: Hand, check: Callable[[], None]) -> object:
-        answers.append(answer(hand, check))
+    def counted(worker: Worker, check: Callable[[], None]) -> object:
+        answers.append(answer(worker, check))
         return answers[-1]
 
-    monkeypatch.setattr(Hand, "answer", counted)
+    monkeypatch.setattr(Worker, "answer", counted)
     alone = Site(framed.root, tmp_path / "alone")
     done: list[object] = []
-    report = by_journal(first_sync(framed, hands, done.append))
+    report = by_journal(first_sync(framed, workers, done.append))
     framed.assert_equal()
     assert len(answers) > RUNS
     assert None not in answers  # all of it was their work
-    other = by_journal(first_sync(alone, Hands(0)))
+    other = by_journal(first_sync(alone, Workers(0)))
     alone.assert_equal()
     assert recorded(framed) == recorded(alone)
     for each in (report, other):
@@ -131,15 +132,15 @@ def test_with_and_without_helpers_the_same_is_in_place_and_recorded(
     assert by_journal(framed.sync()).skipped
 
 
-def test_they_end_with_the_sync(framed: Site, hands: Hands) -> None:
-    pids = hands.pids
-    first_sync(framed, hands)
+def test_they_end_with_the_sync(framed: Site, workers: Workers) -> None:
+    pids = workers.pids
+    first_sync(framed, workers)
     assert all(end_of(pid) for pid in pids)
 
 
-def test_only_what_is_selected(framed: Site, hands: Hands) -> None:
+def test_only_what_is_selected(framed: Site, workers: Workers) -> None:
     selection = Selection(exclude=("n1/", "logs.txt"), media=False)
-    report = first_sync(framed, hands, options=SyncOptions(selection=selection, method="journal"))
+    report = first_sync(framed, workers, options=SyncOptions(selection=selection, method="journal"))
     expected = {
         path: data
         for path, data in run_files(framed.root).items()
@@ -150,9 +151,9 @@ def test_only_what_is_selected(framed: Site, hands: Hands) -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 5, 20])
-def test_one_that_is_killed_costs_nothing_but_time(framed: Site, hands: Hands, frames: int) -> None:
+def test_one_that_is_killed_costs_nothing_but_time(framed: Site, workers: Workers, frames: int) -> None:
     seen: list[object] = []
-    pid = hands.pids[0]
+    pid = workers.pids[0]
 
     def watch(event: object) -> None:
         if isinstance(event, BytesReceived):
@@ -160,23 +161,23 @@ def test_one_that_is_killed_costs_nothing_but_time(framed: Site, hands: Hands, f
             if len(seen) == frames:
                 os.kill(pid, signal.SIGKILL)
 
-    by_journal(first_sync(framed, hands, watch))
+    by_journal(first_sync(framed, workers, watch))
     framed.assert_equal()
 
 
-def test_all_gone_before_the_beginning(framed: Site, hands: Hands) -> None:
-    for pid in hands.pids:
+def test_all_gone_before_the_beginning(framed: Site, workers: Workers) -> None:
+    for pid in workers.pids:
         os.kill(pid, signal.SIGKILL)
         assert end_of(pid)
-    by_journal(first_sync(framed, hands))
+    by_journal(first_sync(framed, workers))
     framed.assert_equal()
 
 
 def test_none_can_be_started(framed: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(framed.root / "none"))
-    hands = Hands(2)
-    assert hands.pids == []
-    by_journal(first_sync(framed, hands))
+    workers = Workers(2)
+    assert workers.pids == []
+    by_journal(first_sync(framed, workers))
     framed.assert_equal()
 
 
@@ -214,17 +215,17 @@ def nth_with(site: Site, old: bytes) -> int:
 
 
 def test_bytes_that_are_not_the_listed_ones_are_found_by_whoever_reads_them(
-    framed: Site, hands: Hands
+    framed: Site, workers: Workers
 ) -> None:
     forge(framed, nth_with(framed, b'"loss": 0.5'), b'"loss": 0.5', b'"loss": 0.6')
-    by_manifest(first_sync(framed, hands), "events.jsonl", "not the listed ones")
+    by_manifest(first_sync(framed, workers), "events.jsonl", "not the listed ones")
     framed.assert_equal()
 
 
-def test_what_would_harm_is_refused_whole(framed: Site, hands: Hands) -> None:
+def test_what_would_harm_is_refused_whole(framed: Site, workers: Workers) -> None:
     forge(framed, nth_with(framed, b"media/a.png"), b"media/a.png", b"../../a.png")
     with pytest.raises(UnsafeError):
-        first_sync(framed, hands)
+        first_sync(framed, workers)
     assert not framed.staged()
     assert not any(path.endswith("a.png") for path in run_files(framed.mirror))
 
@@ -246,38 +247,38 @@ def never() -> None:
 
 
 @pytest.fixture
-def hand(tmp_path: Path) -> Iterator[Hand]:
+def worker(tmp_path: Path) -> Iterator[Worker]:
     """One that has begun."""
-    hand = Hand()
+    worker = Worker()
     fd = os.open(tmp_path, os.O_RDONLY)
-    hand.begin(fd, "its-own", Selection(), 1)
-    yield hand
-    hand.end()
+    worker.begin(fd, "its-own", Selection(), 1)
+    yield worker
+    worker.end()
     os.close(fd)
 
 
-def stop(hand: Hand) -> None:
+def stop(worker: Worker) -> None:
     """It hangs, from now on."""
-    hand.send(empty_frame())
-    assert hand.answer(never) == []
-    os.kill(hand.pid, signal.SIGSTOP)
+    worker.send(empty_frame())
+    assert worker.answer(never) == []
+    os.kill(worker.pid, signal.SIGSTOP)
 
 
 def test_one_that_is_killed_with_the_process_that_it_helps_although_the_connection_stays_open() -> None:
     program = """
 import os, subprocess, sys
-from runicorn.remote_storage.crew import Hand
+from runicorn.remote_storage.workers import Worker
 from runicorn.remote_storage.selection import Selection
 from runicorn.remote_storage.state import MirrorState
-from tests.remote_storage.test_crew import empty_frame, never
+from tests.remote_storage.test_workers import empty_frame, never
 
-hand = Hand()
-socket = os.dup(hand._socket.fileno())
-hand.begin(os.open(".", os.O_RDONLY), "its-own", Selection(), 1)
-hand.send(empty_frame())
-assert hand.answer(never) == []
+worker = Worker()
+socket = os.dup(worker._socket.fileno())
+worker.begin(os.open(".", os.O_RDONLY), "its-own", Selection(), 1)
+worker.send(empty_frame())
+assert worker.answer(never) == []
 keeper = subprocess.Popen(["sleep", "60"], pass_fds=[socket], stdout=subprocess.DEVNULL)
-print(hand.pid, keeper.pid, flush=True)
+print(worker.pid, keeper.pid, flush=True)
 sys.stdin.read()
 """
     with subprocess.Popen(
@@ -293,54 +294,54 @@ sys.stdin.read()
             os.kill(keeper, signal.SIGKILL)
 
 
-def test_one_that_is_ended_twice(hand: Hand) -> None:
-    hand.end()
-    hand.end()
-    assert end_of(hand.pid)
+def test_one_that_is_ended_twice(worker: Worker) -> None:
+    worker.end()
+    worker.end()
+    assert end_of(worker.pid)
 
 
-def test_one_that_hangs_is_ended(hand: Hand) -> None:
-    stop(hand)
-    hand.end()
-    assert end_of(hand.pid)
+def test_one_that_hangs_is_ended(worker: Worker) -> None:
+    stop(worker)
+    worker.end()
+    assert end_of(worker.pid)
 
 
-def test_one_that_hangs_is_waited_for_as_long_as_nothing_speaks_against_it(hand: Hand) -> None:
-    stop(hand)
-    hand.send(empty_frame())
+def test_one_that_hangs_is_waited_for_as_long_as_nothing_speaks_against_it(worker: Worker) -> None:
+    stop(worker)
+    worker.send(empty_frame())
 
     def check() -> None:
         raise CancelledError("stopped")
 
     with pytest.raises(CancelledError):
-        hand.answer(check)
+        worker.answer(check)
 
 
 def test_one_that_takes_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "_SEND_SECONDS", 1)
-    hand = Hand()
+    monkeypatch.setattr(workers_module, "_SEND_SECONDS", 1)
+    worker = Worker()
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
-        hand.begin(fd, "its-own", Selection(), 1)
-        stop(hand)
-        hand.send((b"x" * 16 * 1024**2,))
-        assert hand.answer(never) is None
-        assert end_of(hand.pid)
+        worker.begin(fd, "its-own", Selection(), 1)
+        stop(worker)
+        worker.send((b"x" * 16 * 1024**2,))
+        assert worker.answer(never) is None
+        assert end_of(worker.pid)
     finally:
-        hand.end()
+        worker.end()
         os.close(fd)
 
 
 def test_one_of_another_version_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "__version__", "0.0.other")
-    hand = Hand()
+    monkeypatch.setattr(workers_module, "__version__", "0.0.other")
+    worker = Worker()
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
-        hand.begin(fd, "its-own", Selection(), 1)
-        hand.send(empty_frame())
-        assert hand.answer(never) is None
+        worker.begin(fd, "its-own", Selection(), 1)
+        worker.send(empty_frame())
+        assert worker.answer(never) is None
     finally:
-        hand.end()
+        worker.end()
         os.close(fd)
 
 
@@ -363,54 +364,56 @@ def test_a_default_timeout_of_the_program_means_nothing(tmp_path: Path, seconds:
 
 
 def test_one_that_is_waited_for(tmp_path: Path) -> None:
-    hand = Hand()
+    worker = Worker()
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
-        hand.begin(fd, "its-own", Selection(), 1)
-        hand.send(empty_frame())
-        assert hand.answer(never) == []
+        worker.begin(fd, "its-own", Selection(), 1)
+        worker.send(empty_frame())
+        assert worker.answer(never) == []
     finally:
-        hand.end()
+        worker.end()
         os.close(fd)
 
 
 @pytest.mark.parametrize("program", ["/usr/bin/viewer", ""])
 def test_only_a_plain_interpreter_is_started_again(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     monkeypatch.setattr(sys, "executable", program)
-    assert most_hands() == 0
+    assert most_workers() == 0
 
 
 def test_a_frozen_program_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "frozen", True, raising=False)
-    assert most_hands() == 0
+    assert most_workers() == 0
 
 
 # -- what goes wrong -----------------------------------------------------------------------------
 
 
-def test_they_help_with_one_sync(framed: Site, hands: Hands, tmp_path: Path) -> None:
-    by_journal(first_sync(framed, hands))
+def test_they_help_with_one_sync(framed: Site, workers: Workers, tmp_path: Path) -> None:
+    by_journal(first_sync(framed, workers))
     other = Site(framed.root, tmp_path / "other")
-    by_journal(first_sync(other, hands))
+    by_journal(first_sync(other, workers))
     other.assert_equal()
 
 
 def test_one_that_hangs_costs_nothing_but_time(
-    framed: Site, hands: Hands, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    framed: Site, workers: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(crew, "_ANSWER_SECONDS", 0.5)
-    caplog.set_level(logging.INFO, logger=crew.log.name)
-    pid = hands.pids[0]
+    monkeypatch.setattr(workers_module, "_ANSWER_SECONDS", 0.5)
+    caplog.set_level(logging.INFO, logger=workers_module.log.name)
+    pid = workers.pids[0]
     os.kill(pid, signal.SIGSTOP)
-    by_journal(first_sync(framed, hands))
+    by_journal(first_sync(framed, workers))
     framed.assert_equal()
     assert end_of(pid)
     assert "frames were staged here" in caplog.text
 
 
-def test_all_hang_from_the_first_file_on(framed: Site, hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "_ANSWER_SECONDS", 0.5)
-    pids = hands.pids
+def test_all_hang_from_the_first_file_on(
+    framed: Site, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "_ANSWER_SECONDS", 0.5)
+    pids = workers.pids
 
     def watch(event: object) -> None:
         if isinstance(event, FileDone):
@@ -418,7 +421,7 @@ def test_all_hang_from_the_first_file_on(framed: Site, hands: Hands, monkeypatch
                 with contextlib.suppress(ProcessLookupError):  # a file that was fetched afterwards
                     os.kill(pid, signal.SIGSTOP)
 
-    by_journal(first_sync(framed, hands, watch))
+    by_journal(first_sync(framed, workers, watch))
     framed.assert_equal()
     assert all(end_of(pid) for pid in pids)
 
@@ -429,7 +432,7 @@ def test_damage_that_is_not_told_yet_does_not_hide_the_end_of_a_sync(
 ) -> None:
     nth = nth_with(framed, b'"loss": 0.5')
     forge(framed, nth, b'"loss": 0.5', b'"loss": 0.6')
-    monkeypatch.setattr(Hand, "is_ready", lambda _self: False)
+    monkeypatch.setattr(Worker, "is_ready", lambda _self: False)
     seen: list[object] = []
     cancel = threading.Event()
 
@@ -442,7 +445,9 @@ def test_damage_that_is_not_told_yet_does_not_hide_the_end_of_a_sync(
                 cancel.set()
 
     with pytest.raises(KeyboardInterrupt if how == "interrupt" else CancelledError):
-        synchronize(LocalTransport(), str(framed.root), framed.mirror, None, watch, cancel, hands=Hands(1))
+        synchronize(
+            LocalTransport(), str(framed.root), framed.mirror, None, watch, cancel, workers=Workers(1)
+        )
     assert not framed.staged()
 
 
@@ -451,7 +456,7 @@ def test_what_was_proven_before_damage_is_in_place(framed: Site, count: int) -> 
     nth = nth_with(framed, b'"loss": 0.5')
     forge(framed, nth, b'"loss": 0.5', b'"loss": 0.6')
     with pytest.raises(DamagedError, match="not the listed ones"):
-        first_sync(framed, Hands(count), options=SyncOptions(method="journal"))
+        first_sync(framed, Workers(count), options=SyncOptions(method="journal"))
     held = run_files(framed.mirror)
     statuses = [path for path in run_files(framed.root) if path.endswith(("status.json", "meta.json"))]
     assert set(statuses) <= set(held)
@@ -465,35 +470,35 @@ def test_one_that_may_not_write_leaves_the_files_to_be_fetched(framed: Site) -> 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
     try:
-        hands = Hands(2)
+        workers = Workers(2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    by_journal(first_sync(framed, hands))
+    by_journal(first_sync(framed, workers))
     framed.assert_equal()
     assert not framed.staged()
 
 
 def test_a_full_disk_ends_the_sync_and_is_told(
-    framed: Site, hands: Hands, monkeypatch: pytest.MonkeyPatch
+    framed: Site, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stage_file(*_: object) -> object:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("runicorn.remote_storage.stager.stage_file", stage_file)
-    os.kill(hands.pids[0], signal.SIGKILL)
+    os.kill(workers.pids[0], signal.SIGKILL)
     with pytest.raises(DiskFullError):
-        first_sync(framed, hands)
+        first_sync(framed, workers)
     assert not framed.staged()
     monkeypatch.undo()
     by_journal(first_sync(framed, None))
     framed.assert_equal()
 
 
-def test_what_a_killed_sync_left_is_swept(framed: Site, hands: Hands) -> None:
+def test_what_a_killed_sync_left_is_swept(framed: Site, workers: Workers) -> None:
     folder = framed.mirror / ".runicorn/staging/0123-0"
     folder.mkdir(parents=True)
     (folder / "7").write_bytes(b"left")
-    by_journal(first_sync(framed, hands))
+    by_journal(first_sync(framed, workers))
     framed.assert_equal()
     assert not framed.staged()
 
@@ -551,11 +556,11 @@ class Disk:
 def test_contents_are_on_disk_before_their_names_and_names_before_the_record(
     framed: Site, monkeypatch: pytest.MonkeyPatch, one_by_one: bool, count: int
 ) -> None:
-    monkeypatch.setattr("runicorn.remote_storage.planting.BATCH_SECONDS", 0.0)
+    monkeypatch.setattr("runicorn.remote_storage.base_install.BATCH_SECONDS", 0.0)
     if not one_by_one:
         monkeypatch.setattr(durability, "_FEW_FILES", -1)
     disk = Disk(framed, monkeypatch)
-    by_journal(first_sync(framed, Hands(count)))
+    by_journal(first_sync(framed, Workers(count)))
     framed.assert_equal()
     assert disk.recorded == len(disk.given) - 1 == 6 * (RUNS + 1)  # one file was fetched afterwards
 
@@ -572,6 +577,6 @@ def test_without_one_barrier_for_all_each_file_is_flushed(
 
     monkeypatch.setattr("runicorn.remote_storage.durability._SYNCFS", None)
     monkeypatch.setattr(os, "fsync", fsync)
-    by_journal(first_sync(framed, Hands(0)))
+    by_journal(first_sync(framed, Workers(0)))
     framed.assert_equal()
     assert len(flushed) > 6 * (RUNS + 1)

@@ -20,12 +20,12 @@ from runicorn.errors import DiskFullError, MirrorError, RunicornError, UnsafeErr
 from runicorn.journal.frames import Place, StoredFrame
 from runicorn.remote_storage.carried import FIRST_USE
 from runicorn.remote_storage.context import SyncContext
-from runicorn.remote_storage.crew import Crew, Hands
 from runicorn.remote_storage.disk_errors import mirror_error
 from runicorn.remote_storage.durability import Barrier
 from runicorn.remote_storage.known import Cursor
 from runicorn.remote_storage.report import FileDone
 from runicorn.remote_storage.stager import StagedEntry, StagedSection
+from runicorn.remote_storage.workers import WorkerPool, Workers
 
 log = logging.getLogger(__name__)
 
@@ -54,21 +54,23 @@ class _Batch:
     is_first_use: bool = False
 
 
-class Planting:
+class BaseInstaller:
     """Puts the files of a base in place.
 
     Args:
         context: the sync.
         epoch: epoch of the mirror that files are recorded in.
         cursor: where the mirror is: at the beginning of a base.
-        hands: processes that help; it takes them, and ends them.
+        workers: processes that help; it takes them, and ends them.
 
     Attributes:
         place: the mirror is there, on disk and recorded.
         removed: run folder and path within it of files that the base tells are not listed.
     """
 
-    def __init__(self, context: SyncContext, epoch: int, cursor: Cursor, place: Place, hands: Hands) -> None:
+    def __init__(
+        self, context: SyncContext, epoch: int, cursor: Cursor, place: Place, workers: Workers
+    ) -> None:
         self._context = context
         self._mirror, self._state = context.mirror.tree, context.mirror.state
         self._cursor = cursor
@@ -76,7 +78,7 @@ class Planting:
         self._pool = ThreadPoolExecutor(1, "runicorn-barrier")
         self._waiting: Future[None] | None = None
         selection = context.options.selection
-        self._crew = Crew(self._mirror.staging_fd, selection, epoch, hands, context.check)
+        self._workers = WorkerPool(self._mirror.staging_fd, selection, epoch, workers, context.check)
         self._batch = _Batch(place)
         self._handed = place
         self._written: _Batch | None = None
@@ -96,7 +98,7 @@ class Planting:
             UnsafeError: it would harm.
             MirrorError: the mirror cannot be written.
         """
-        self._gather_all(self._crew.put(frame))
+        self._gather_all(self._workers.put(frame))
 
     def finish(self) -> None:
         """Wait until all that was taken is in place and recorded; nothing can be taken after it.
@@ -159,7 +161,7 @@ class Planting:
             RunicornError: as of `take`.
         """
         if not self._is_broken:
-            self._gather_all(self._crew.rest())
+            self._gather_all(self._workers.rest())
         self._advance_all()
 
     def give_up(self) -> None:
@@ -170,7 +172,7 @@ class Planting:
         """
         if not self._is_broken:
             try:
-                self._gather_all(self._crew.ready())
+                self._gather_all(self._workers.ready())
             except UnsafeError:
                 self.discard()
             except RunicornError as error:
@@ -266,7 +268,7 @@ class Planting:
             MirrorError: it cannot be removed.
         """
         try:
-            self._crew.close()
+            self._workers.close()
         except OSError as error:
             raise mirror_error(error) from error
         finally:

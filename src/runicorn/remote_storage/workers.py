@@ -54,7 +54,7 @@ _PROGRAM = (
 log = logging.getLogger(__name__)
 
 
-def most_hands() -> int:
+def most_workers() -> int:
     """How many processes are worth it on this machine; none where this one is no plain interpreter."""
     if getattr(sys, "frozen", False) or not os.path.basename(sys.executable).startswith("python"):
         return 0
@@ -62,7 +62,7 @@ def most_hands() -> int:
     return 0 if usable < 2 else min(_MOST, usable)
 
 
-class Hand:
+class Worker:
     """One process; it is started before it is known what there will be to do. On Linux it ends with the
     thread that starts it.
 
@@ -159,7 +159,7 @@ def _program(descriptor: int) -> str:
     return _PROGRAM.format(path=sys.path, module=__name__, descriptor=descriptor, version=__version__)
 
 
-class Hands:
+class Workers:
     """Processes that wait for something to do, so that their start costs no time. They help with one sync.
 
     Args:
@@ -167,12 +167,12 @@ class Hands:
     """
 
     def __init__(self, count: int) -> None:
-        self._waiting: list[Hand] = []
+        self._waiting: list[Worker] = []
         with contextlib.suppress(OSError):  # everything is done in this process then
             for _ in range(count):
-                self._waiting.append(Hand())
+                self._waiting.append(Worker())
 
-    def take(self) -> list[Hand]:
+    def take(self) -> list[Worker]:
         """Those that wait; whoever takes them ends them."""
         taken, self._waiting = self._waiting, []
         return taken
@@ -180,37 +180,37 @@ class Hands:
     @property
     def pids(self) -> list[int]:
         """Process numbers of those that wait."""
-        return [hand.pid for hand in self._waiting]
+        return [worker.pid for worker in self._waiting]
 
     def close(self) -> None:
         """End those that nobody took."""
-        for hand in self.take():
-            hand.end()
+        for worker in self.take():
+            worker.end()
 
 
-class Crew:
+class WorkerPool:
     """Stages frames, in order, with the help of other processes.
 
     Args:
         staging_fd: open folder for staged files.
         selection: what is synced.
         epoch: epoch of the mirror that files are recorded in.
-        hands: the processes; without any, this one does all. They are taken, and ended with the crew.
+        workers: the processes; without any, this one does all. They are taken, and ended with the pool.
         check: is called while it waits; what it raises is raised.
     """
 
     def __init__(
-        self, staging_fd: int, selection: Selection, epoch: int, hands: Hands, check: Callable[[], None]
+        self, staging_fd: int, selection: Selection, epoch: int, workers: Workers, check: Callable[[], None]
     ) -> None:
         stem = secrets.token_hex(8)
         self._staging_fd, self._check = staging_fd, check
         self._own = Stager(staging_fd, f"{stem}-own", selection, epoch)
-        self._hands = hands.take()
-        self._folders = [f"{stem}-{number}" for number in range(len(self._hands))]
-        self._given: deque[tuple[StoredFrame, Hand]] = deque()
+        self._workers = workers.take()
+        self._folders = [f"{stem}-{number}" for number in range(len(self._workers))]
+        self._given: deque[tuple[StoredFrame, Worker]] = deque()
         self._next = self._lost = self._given_bytes = 0
-        for name, hand in zip(self._folders, self._hands, strict=True):
-            hand.begin(staging_fd, name, selection, epoch)
+        for name, worker in zip(self._folders, self._workers, strict=True):
+            worker.begin(staging_fd, name, selection, epoch)
 
     def put(self, frame: StoredFrame) -> Iterator[tuple[Place, list[StagedSection]]]:
         """Take a frame, and give what is ready, each with the place behind its frame, in order.
@@ -220,15 +220,15 @@ class Crew:
         Raises:
             RunicornError: as of `Stager.stage`, of a frame that was put before or of this one.
         """
-        if not self._hands:
+        if not self._workers:
             yield frame.end, self._own.stage(frame)
             return
-        hand = self._hands[self._next % len(self._hands)]
+        worker = self._workers[self._next % len(self._workers)]
         self._next += 1
-        hand.send((int(frame.kind), frame.codec, frame.stored, frame.size, frame.end))
-        self._given.append((frame, hand))
+        worker.send((int(frame.kind), frame.codec, frame.stored, frame.size, frame.end))
+        self._given.append((frame, worker))
         self._given_bytes += len(frame.stored)
-        while len(self._given) > _AHEAD * len(self._hands) or self._given_bytes > _AHEAD_BYTES:
+        while len(self._given) > _AHEAD * len(self._workers) or self._given_bytes > _AHEAD_BYTES:
             yield self._oldest()
         yield from self.ready()
 
@@ -251,8 +251,8 @@ class Crew:
             yield self._oldest()
 
     def _oldest(self) -> tuple[Place, list[StagedSection]]:
-        frame, hand = self._given[0]
-        sections = hand.answer(self._check)
+        frame, worker = self._given[0]
+        sections = worker.answer(self._check)
         if sections is None:
             self._lost += 1
             sections = self._own.stage(frame)
@@ -268,8 +268,8 @@ class Crew:
         """
         if self._lost:
             log.info("%d frames were staged here, because a process that helps did not do it", self._lost)
-        for hand in self._hands:
-            hand.end()
+        for worker in self._workers:
+            worker.end()
         self._own.close()
         for name in self._folders:
             discard_folder(self._staging_fd, name)
