@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,31 +14,6 @@ from tests.manifest.helpers import PATH_RUN, PROJECT_RUN, append, make_run
 from tests.remote_storage.helpers import open_site, unprivileged
 
 EVIL = "\x1b[31m"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Sshd]:
-    with Sshd() as running:
-        yield running
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "root"
-    for folder in (PROJECT_RUN, PATH_RUN):
-        make_run(root, folder, "running")
-    generate(root)
-    return root
-
-
-@pytest.fixture
-def mirror(tmp_path: Path) -> Path:
-    return tmp_path / "mirror"
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> dict[str, str]:
-    return {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_DATA_HOME": str(tmp_path / "data")}
 
 
 # -- remotes -------------------------------------------------------------------------------

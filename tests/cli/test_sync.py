@@ -45,20 +45,6 @@ from tests.remote_storage.helpers import NO_JOURNAL
 EACH_RUN = 5
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "root"
-    for folder in (PROJECT_RUN, PATH_RUN):
-        make_run(root, folder, "running")
-    generate(root)
-    return root
-
-
-@pytest.fixture
-def mirror(tmp_path: Path) -> Path:
-    return tmp_path / "mirror"
-
-
 # -- what it does and says -----------------------------------------------------------------
 
 

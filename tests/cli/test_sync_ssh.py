@@ -6,34 +6,13 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from testbed.sshd import Sshd, find_sftp_server
 from tests.faults.process import PROJECT_ROOT, generate, over, run_files, sync
-from tests.manifest.helpers import PATH_RUN, PROJECT_RUN, make_run
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Sshd]:
-    with Sshd() as running:
-        yield running
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "root"
-    for folder in (PROJECT_RUN, PATH_RUN):
-        make_run(root, folder)
-    generate(root)
-    return root
-
-
-@pytest.fixture
-def mirror(tmp_path: Path) -> Path:
-    return tmp_path / "mirror"
+from tests.manifest.helpers import make_run
 
 
 def without(command: list[str], *options: str) -> str:

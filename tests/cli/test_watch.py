@@ -11,7 +11,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +30,7 @@ from tests.faults.process import (
     runicorn,
     sync,
 )
-from tests.manifest.helpers import PATH_RUN, PROJECT_RUN, append, make_run
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Sshd]:
-    with Sshd() as running:
-        yield running
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "root"
-    for folder in (PROJECT_RUN, PATH_RUN):
-        make_run(root, folder, "running")
-    generate(root)
-    return root
-
-
-@pytest.fixture
-def mirror(tmp_path: Path) -> Path:
-    return tmp_path / "mirror"
+from tests.manifest.helpers import PROJECT_RUN, append, make_run
 
 
 class Watch:
@@ -292,11 +271,6 @@ def test_reader_of_the_output_that_goes_away_ends_the_watch(root: Path, mirror: 
 
 
 # -- all remotes ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> dict[str, str]:
-    return {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_DATA_HOME": str(tmp_path / "data")}
 
 
 def add(home: dict[str, str], *arguments: str | Path) -> None:
