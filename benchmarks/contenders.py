@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import runicorn
 from testbed.keys import HOST, Access
 
 RSYNC, RCLONE = "rsync -az", "rclone copy, 16 + 16"
@@ -174,5 +176,10 @@ def known_methods(program: str) -> list[str]:
 
 
 def installed_program() -> str:
-    """The `runicorn` command of the environment that runs the benchmarks."""
+    """The `runicorn` command of the environment that runs the benchmarks.
+
+    Its package is compiled, as installers do with one that is no checkout: else each start would do so where
+    the environment says that Python writes no bytecode.
+    """
+    compileall.compile_dir(Path(runicorn.__file__).parent, quiet=1)
     return str(Path(sys.executable).with_name("runicorn"))
