@@ -9,8 +9,10 @@ import queue
 import shlex
 import signal
 import subprocess
+import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -434,3 +436,28 @@ def test_error_that_nobody_expects_ends_all_work_and_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         run_side_by_side(works, lambda: None, signals_end_well=False)
     assert works[1].code == 0
+
+
+def is_waiting_in(ident: int, function: str) -> bool:
+    """Whether a thread waits for an event that a function waits for."""
+    frame = sys._current_frames()[ident]
+    callers = [each.f_code.co_name for each, _ in traceback.walk_stack(frame)]
+    return callers[:3] == ["wait", "wait", function]
+
+
+def test_signal_that_another_thread_receives_is_noticed() -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def ends_all(stop: threading.Event) -> int:
+        deadline = time.monotonic() + TIMEOUT
+        while not is_waiting_in(main, run_side_by_side.__name__):
+            assert time.monotonic() < deadline
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        return 0 if stop.wait(TIMEOUT / 2) else 1
+
+    def nothing(*_: object) -> None:
+        return
+
+    work = Work(ends_all, nothing, nothing)
+    assert run_side_by_side([work], lambda: None, signals_end_well=True) == 0

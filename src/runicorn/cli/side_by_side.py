@@ -17,7 +17,8 @@ PATIENCE = 3.0
 
 _LAST_PATIENCE = 10.0
 _WAKE = 0.5
-"""Seconds: a signal that comes in the moment in which a wait begins does not end that wait."""
+"""Seconds: a signal that another thread receives, or that comes in the moment in which a wait begins, does
+not end that wait."""
 _SAME_WISH = 0.5
 
 

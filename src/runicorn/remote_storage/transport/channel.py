@@ -11,6 +11,10 @@ from typing import Protocol
 
 from runicorn.errors import StallError
 
+_LOOK_SECONDS = 0.5
+"""A signal that another thread receives, or that comes in the moment in which a wait begins, does not end the
+wait: its handler runs when the wait is over."""
+
 
 class ByteChannel(Protocol):
     """A stream of bytes in both directions.
@@ -100,7 +104,7 @@ class FdChannel:
             if self._closing.locked():
                 return b""
             left = deadline - time.monotonic()
-            ready = poller.poll(max(0.0, left) * 1000)
+            ready = poller.poll(max(0.0, min(left, _LOOK_SECONDS)) * 1000)
             if self._closing.locked():
                 return b""
             if any(fd == self._read_fd and event & ~select.POLLOUT for fd, event in ready):
