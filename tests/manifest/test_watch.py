@@ -17,7 +17,11 @@ import pytest
 
 from runicorn.errors import GeneratorBusy, PublishError, UsageError
 from runicorn.manifest import read_manifest
+from runicorn.manifest.generation import Hooks
+from runicorn.manifest.generator import ManifestGenerator
 from runicorn.manifest.model import Header
+from runicorn.manifest.scan_limit import Limit
+from runicorn.manifest.standing import Standing
 from runicorn.manifest.watch import Watch, WatchObserver
 from tests.manifest.helpers import append, generate, make_run, paths, replace, write
 from tests.manifest.journal_reader import Replica, head
@@ -110,6 +114,20 @@ def test_change_is_published_at_once_by_the_journal_alone(root: Path) -> None:
     assert after.revision == 2, "a clean stop brings the manifest up to date"
     assert not (root / ".runicorn/scan_state.delta").exists()
     assert generate(root).revision == 2
+
+
+def test_duration_is_that_of_the_last_look_at_the_whole_root(root: Path) -> None:
+    with ManifestGenerator(root).session(Standing(), Hooks()) as session:
+        session.publish()
+        took = head(root).duration
+        assert took is not None
+        assert took > 0.002, "more than a sign of life takes"
+        session.publish_changes(Limit(()), renew=True)
+        assert head(root).duration == took
+        append(root / "p/n/runs/r1/logs.txt", b"line\n")
+        session.publish_changes(Limit(["p/n/runs/r1"]), renew=False)
+        assert head(root).identity.revision == 2
+        assert head(root).duration == took
 
 
 def _new_run(root: Path) -> None:

@@ -124,7 +124,7 @@ def metrics_text(status: RootStatus) -> str:
         _Metric("bytes", "Sum of their sizes.", status.size),
         _Metric("complete", "1 when no problem hides a file.", int(status.complete)),
         _Metric("problems", "Number of problems.", status.problem_count),
-        _Metric("last_duration_seconds", "How long the last generation took.", status.duration),
+        _Metric("last_duration_seconds", "How long the last look at the whole root took.", status.duration),
         _Metric("journal_bytes", "Bytes of all epochs of the journal.", journal.size if journal else None),
         _Metric(
             "journal_epoch_bytes",

@@ -75,7 +75,7 @@ class _Changes:
         self._listed_otherwise = False
 
     def publish(self, limit: Limit | None, *, renew: bool) -> Published:
-        looked_at, started = time.time(), time.monotonic()
+        looked_at, started = time.time(), time.monotonic() if limit is None else None
         scanner = self._scanner(limit)
         for found in scanner.scan(self._standing.covered(limit)):
             self._order.hooks.beat()

@@ -80,6 +80,7 @@ class JournalStore:
         seen: the last state that was given a place in it, whether or not it can be gone on with.
         trouble: why it cannot be gone on with.
         unread: number of states after these that cannot be read.
+        duration: what HEAD told of it when it was opened; None when it told nothing.
 
     Raises:
         OSError: from every method.
@@ -93,6 +94,7 @@ class JournalStore:
         self.seen: list[Identity] = []
         self.trouble = ""
         self.unread = 0
+        self.duration: float | None = None
         self._fd = -1
         self._owner = -1
 
@@ -131,6 +133,7 @@ class JournalStore:
             self._look_at_strays()
             return
         self.seen.append(head.identity)
+        self.duration = head.duration
         self._take_up(head)
         if self.state is not None:
             self.remove_except(self.kept())

@@ -46,14 +46,15 @@ class Outcome(NamedTuple):
         known: the identity that the scan state had; None when that was lost.
         revoked: whether a file became readable by fewer people.
         sums: of all runs.
-        started: when the generation began, by the monotonic clock, seconds.
+        started: when the generation began, by the monotonic clock, seconds; None when it looked at a part of
+            the root only: then HEAD goes on telling how long the last whole one took.
     """
 
     header: Header
     known: Identity | None
     revoked: bool
     sums: Sums
-    started: float
+    started: float | None
 
 
 class ScanOutput(Protocol):
@@ -312,10 +313,13 @@ class JournalWriter:
             problem_count=header.problem_count,
             manifest=self._published(journal, kept),
             written=journal.written,
-            duration=round(time.monotonic() - outcome.started, 3),
+            duration=self._duration(outcome.started),
         )
         self._store.put_head(head)
         self._store.remove_except(kept)
+
+    def _duration(self, started: float | None) -> float | None:
+        return self._store.duration if started is None else round(time.monotonic() - started, 3)
 
     def _is_old(self, epoch: str) -> bool:
         return self._store.age(epoch, time.time()) > GRACE

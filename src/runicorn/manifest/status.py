@@ -65,7 +65,7 @@ class RootStatus(NamedTuple):
         complete: whether no problem hides a file.
         problem_count: number of problems.
         problems: those that the manifest names; it may be older than ``problem_count``.
-        duration: how long the last generation took, seconds; None when that is not known.
+        duration: how long the last look at the whole root took, seconds; None when that is not known.
         journal: None when there is none.
         journal_trouble: why it cannot be read although it is there; empty otherwise.
         manifest: None when there is none.
