@@ -125,13 +125,24 @@ def test_without_a_journal_there_are_whole_generations_only() -> None:
     assert pace.due(changed=True) == pytest.approx(clock.now + 60)
 
 
+def test_changes_do_not_wait_for_the_whole_generation_that_lost_events_need() -> None:
+    clock = Clock()
+    pace = clock.pace()
+    whole(clock, pace, 2.0)
+    pace.first_change()
+    pace.all_soon(hold=False)
+    assert pace.due(changed=True) == pytest.approx(clock.now + 0.2)
+    clock.now += 40
+    assert pace.all_is_due()
+
+
 def test_failure_makes_everything_wait() -> None:
     clock = Clock()
     pace = clock.pace()
     whole(clock, pace, 0.1)
     pace.first_change()
     pace.failed()
-    pace.all_soon()
+    pace.all_soon(hold=True)
     assert pace.due(changed=True) == pytest.approx(clock.now + 5)
     assert not pace.changes_are_due()
     clock.now += 5
@@ -144,6 +155,8 @@ MOUNTS = [
     "31 30 8:2 / /data/local rw - xfs /dev/sdb rw",
     "32 22 0:41 / /mnt/with\\040space rw - fuse.sshfs host: rw",
     "33 22 0:42 / /datax rw - ext4 /dev/sdc rw",
+    "34 22 0:43 / /data/Läufe\\0401 rw - nfs server:/l rw",
+    "35 22 8:4 / /media/\udce4\\0401 rw - vfat /dev/sdd rw",
     "torn",
 ]
 
@@ -157,6 +170,7 @@ MOUNTS = [
         ("/data/local/x", None),
         ("/datax/y", None),
         ("/mnt/with space/x", "fuse.sshfs"),
+        ("/data/Läufe 1/x", "nfs"),
     ],
 )
 def test_shared_file_systems(path: str, kind: str | None) -> None:

@@ -6,12 +6,14 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -19,8 +21,11 @@ from runicorn.errors import GeneratorBusy, PublishError, UsageError
 from runicorn.manifest import read_manifest
 from runicorn.manifest.generation import Hooks
 from runicorn.manifest.generator import ManifestGenerator
+from runicorn.manifest.generator_lock import generator_lock
 from runicorn.manifest.model import Header
+from runicorn.manifest.notices import Heard
 from runicorn.manifest.scan_limit import Limit
+from runicorn.manifest.scan_state import RunState
 from runicorn.manifest.standing import Standing
 from runicorn.manifest.watch import Watch, WatchObserver
 from tests.manifest.helpers import append, generate, make_run, paths, replace, write
@@ -251,6 +256,37 @@ def test_lost_events_lead_to_a_whole_scan(root: Path, monkeypatch: pytest.Monkey
         told.until(lambda each: each.total_experiments == 4)
 
 
+def test_storm_during_a_long_scan_loses_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from runicorn.manifest.notices import Notices
+    from runicorn.manifest.scan import Found, Scanner
+
+    for number in range(3, 10):
+        make_run(root, f"p/n/runs/r{number}", status="running")
+    held = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    real, read = Scanner.scan, Notices.read
+    lost: list[bool] = []
+
+    def scan(self: Scanner, previous: Iterator[RunState]) -> Iterator[Found]:
+        for found in real(self, previous):
+            yield found
+            for each in range(held // 6):  # alternately: equal ones in a row are told once
+                os.utime(root / f"p/n/runs/r{each % 2}/logs.txt")
+
+    def reading(self: Notices, standing: Standing) -> Heard:
+        heard = read(self, standing)
+        lost.append(heard.everything)
+        return heard
+
+    monkeypatch.setattr(Scanner, "scan", scan)
+    monkeypatch.setattr(Notices, "read", reading)
+    with watching(root, interval=3600) as (_, told):
+        monkeypatch.setattr(Scanner, "scan", real)
+        append(root / "p/n/runs/r9/logs.txt", b"behind the storm\n")
+        told.until(lambda each: each.identity.revision > 1)
+    assert len(lost) > 1
+    assert not any(lost)
+
+
 def test_rights_taken_away_are_seen_at_once(root: Path) -> None:
     secret = write(root / "p/n/runs/r1/summary.json", '{"secret": 1}')
     secret.chmod(0o644)
@@ -325,6 +361,62 @@ def test_root_that_goes_away_during_a_scan_is_not_published(
         assert head(gone[0]).identity.revision == 1
 
 
+def test_own_folder_that_was_removed_is_made_anew(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runicorn.manifest.pace.SIGN_S", 0.1)
+    with watching(root) as (_, told):
+        (root / ".runicorn").rename(root.with_name("removed"))
+        told.line("has gone away")
+        told.line("is back")
+        append(root / "p/n/runs/r1/logs.txt", b"line\n")
+        told.until(lambda each: each.identity.revision == 2)
+    same(root)
+
+
+def test_same_trouble_is_told_each_time_it_comes_and_its_end_too(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runicorn.manifest.session import Session
+
+    full = threading.Event()
+
+    def unless_full(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **options: object) -> object:
+            if full.is_set():
+                raise PublishError("no room")
+            return real(*arguments, **options)
+
+        return call
+
+    for name in ("publish", "publish_changes"):
+        monkeypatch.setattr(Session, name, unless_full(getattr(Session, name)))
+    monkeypatch.setattr("runicorn.manifest.pace._RETRY_S", 0.05)
+    with watching(root, interval=3600) as (_, told):
+        for _each in range(2):
+            full.set()
+            append(root / "p/n/runs/r1/logs.txt", b"line\n")
+            told.line("no room")
+            full.clear()
+            told.line("published again")
+        assert told.lines.empty(), "each was said once"
+
+
+def test_generator_that_works_already_is_waited_for(root: Path) -> None:
+    (root / ".runicorn").mkdir()
+    told = Told()
+    watch = Watch(root, lock_timeout=0, observer=told)
+    thread = threading.Thread(target=watch.run)
+    try:
+        with generator_lock(root / ".runicorn", 0, lambda: None):
+            thread.start()
+            assert "waiting until it has ended" in told.line("another generator")
+        assert told.until(lambda _: True).identity.revision == 1
+    finally:
+        watch.stop()
+        thread.join(LONG)
+        watch.close()
+    assert not thread.is_alive()
+
+
 def test_first_generation_that_fails_ends_the_watch(tmp_path: Path) -> None:
     watch = Watch(tmp_path / "nothing")
     try:
@@ -368,3 +460,61 @@ def test_signal_stops_the_command_cleanly(root: Path, how: signal.Signals, code:
     assert read_manifest(root / ".runicorn/full_manifest.json").revision == 2
     replica.sync(root)
     replica.check(root)
+
+
+def opens(process: subprocess.Popen[str], path: Path) -> bool:
+    """Whether a process holds a file open; it must be alive."""
+    assert process.poll() is None
+    held = Path(f"/proc/{process.pid}/fd")
+    for each in held.iterdir():
+        with suppress(OSError):
+            if each.samefile(path):
+                return True
+    return False
+
+
+def test_first_scan_that_lasts_beats_and_can_be_stopped(root: Path) -> None:
+    endless = write(root / "p/n/runs/r1/media/endless.bin", b"")
+    os.truncate(endless, 2**42)
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        TemporaryDirectory(prefix="r-") as short,
+    ):
+        manager.bind(f"{short}/notify")
+        told = os.environ | {"NOTIFY_SOCKET": f"{short}/notify", "WATCHDOG_USEC": "30000"}
+        with subprocess.Popen(command(root), stdout=subprocess.DEVNULL, text=True, env=told) as process:
+            try:
+                while not opens(process, endless):
+                    pass
+                manager.setblocking(False)
+                with suppress(BlockingIOError):
+                    while True:
+                        manager.recv(4096)
+                manager.settimeout(LONG)
+                for _ in range(3):
+                    assert manager.recv(4096).startswith(b"WATCHDOG=1\nEXTEND_TIMEOUT_USEC=")
+                assert opens(process, endless)
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(timeout=LONG) == 0
+            finally:
+                process.kill()
+    assert not (root / ".runicorn/full_manifest.json").exists()
+    endless.unlink()
+    assert generate(root).revision == 1
+
+
+def test_signal_ends_the_waiting_for_another_generator(root: Path) -> None:
+    (root / ".runicorn").mkdir()
+    with (
+        generator_lock(root / ".runicorn", 0, lambda: None),
+        subprocess.Popen(
+            command(root, "--lock-timeout", "3600"), stderr=subprocess.PIPE, text=True
+        ) as process,
+    ):
+        assert process.stderr is not None
+        assert "another generator works" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(timeout=LONG) == 0
+        finally:
+            process.kill()

@@ -70,8 +70,8 @@ class Head:
         problem_count: all problems.
         manifest: the full manifest and its place, when that is known.
         written: weight of all files frames of the epoch (section Compaction); None when that is not known.
-        duration: how long the last generation of the whole root took until HEAD was written, seconds; None when that
-            is not known.
+        duration: how long the last generation of the whole root took until HEAD was written, seconds; None
+            when that is not known.
     """
 
     identity: Identity

@@ -107,7 +107,7 @@ class _Changes:
             self._order.root,
             self._order.racy_from,
             journal=for_journal,
-            scope=Scope(limit, carried, self._order.hooks.entered),
+            scope=Scope(limit, carried, self._order.hooks.entered, self._order.hooks.beat),
         )
 
     def _take(self, found: Found) -> None:

@@ -165,7 +165,7 @@ class _Generation:
             self._order.racy_from,
             incremental=self._order.incremental,
             journal=for_journal,
-            scope=Scope(entered=self._order.hooks.entered),
+            scope=Scope(entered=self._order.hooks.entered, beat=self._order.hooks.beat),
         )
         try:
             previous = self._reader.runs() if self._reader is not None else iter(())

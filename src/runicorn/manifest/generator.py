@@ -165,7 +165,7 @@ class ManifestGenerator:
         """
         target = self._checked_target(ManifestType.FULL, None)
         self._make_folders(target)
-        with generator_lock(self.output_dir, self.lock_timeout, self._say_waiting) as lock:
+        with generator_lock(self.output_dir, self.lock_timeout, self._say_waiting, hooks.beat) as lock:
             order = self._order(ManifestType.FULL, target)
             yield Session(order._replace(standing=standing, hooks=hooks), lock)
 

@@ -41,10 +41,15 @@ def _taken(fd: int) -> bool:
     return True
 
 
-def _wait(fd: int, timeout: float, waiting: Callable[[], None]) -> None:
+def _nothing() -> None:
+    pass
+
+
+def _wait(fd: int, timeout: float, waiting: Callable[[], None], beat: Callable[[], None]) -> None:
     deadline = time.monotonic() + timeout
     told = False
     while not _taken(fd):
+        beat()
         left = deadline - time.monotonic()
         if left <= 0:
             raise GeneratorBusy(f"another generator has worked on the same root for {timeout:g} s")
@@ -60,13 +65,16 @@ def _unusable(folder: Path, error: OSError) -> PublishError:
 
 
 @contextmanager
-def generator_lock(folder: Path, timeout: float, waiting: Callable[[], None]) -> Iterator[int]:
+def generator_lock(
+    folder: Path, timeout: float, waiting: Callable[[], None], beat: Callable[[], None] = _nothing
+) -> Iterator[int]:
     """Hold the lock of an output folder; the file stays, the lock ends with block or process.
 
     Args:
         folder: the output folder.
         timeout: how long to wait for another generator, seconds.
         waiting: called once when there is one.
+        beat: called again and again while there is one; what it raises ends the waiting.
 
     Returns:
         The handle of the lock file.
@@ -80,7 +88,7 @@ def generator_lock(folder: Path, timeout: float, waiting: Callable[[], None]) ->
     except OSError as error:
         raise _unusable(folder, error) from error
     try:
-        _wait(fd, timeout, waiting)
+        _wait(fd, timeout, waiting, beat)
         yield fd
     except OSError as error:
         raise _unusable(folder, error) from error

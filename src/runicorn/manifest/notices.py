@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -27,6 +29,10 @@ _SHARED = frozenset(
     }
 )  # fmt: skip
 """File systems that other machines write to as well: the system tells only of what this one writes."""
+
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
+_KEEP_S = 0.01
 
 
 class NoNoticesError(Exception):
@@ -56,7 +62,7 @@ def shared_file_system(path: str, mounts: Iterable[str]) -> str | None:
     for line in mounts:
         before, _, after = line.partition(" - ")
         point = before.split(" ")[4] if before.count(" ") >= 5 else ""
-        point = point.encode().decode("unicode_escape") if "\\" in point else point
+        point = _OCTAL.sub(lambda found: chr(int(found[1], 8)), point)
         inside = path == point or path.startswith(point.rstrip("/") + "/")
         if point and inside and len(point) >= len(best):
             best, kind = point, after.split(" ")[0]
@@ -96,6 +102,8 @@ class Notices:
         self._flags = inotify_simple.flags
         self._mask = self._wanted()
         self._paths: dict[int, str] = {}
+        self._kept: dict[tuple[int, int, str], Any] = {}
+        self._next_keep = 0.0
         self.failure = ""
         try:
             self._inotify = inotify_simple.INotify()
@@ -129,6 +137,17 @@ class Notices:
         except OSError as error:
             self.failure = _reason(error)
 
+    def keep(self) -> None:
+        """Take over what was told, for the next `read`: the system's queue is short, a scan may be long."""
+        now = time.monotonic()
+        if now >= self._next_keep:
+            self._take_over()
+            self._next_keep = now + _KEEP_S
+
+    def _take_over(self) -> None:
+        for event in self._inotify.read(timeout=0):
+            self._kept[event.wd, event.mask, event.name] = event
+
     def read(self, standing: Standing) -> Heard:
         """What was told since the last time.
 
@@ -137,7 +156,9 @@ class Notices:
         """
         folders: set[str] = set()
         everything = False
-        for event in self._inotify.read(timeout=0):
+        self._take_over()
+        kept, self._kept = self._kept, {}
+        for event in kept.values():
             everything = everything or bool(event.mask & self._flags.Q_OVERFLOW)
             path = self._paths.get(event.wd)
             if event.mask & self._flags.IGNORED:

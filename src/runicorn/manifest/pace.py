@@ -115,10 +115,15 @@ class Pace:
         """HEAD was renewed."""
         self._sign = self._clock() + SIGN_S
 
-    def all_soon(self) -> None:
-        """A whole generation is needed."""
+    def all_soon(self, *, hold: bool) -> None:
+        """A whole generation is needed.
+
+        Args:
+            hold: whether what changed has to wait for it.
+        """
         self._all = min(self._all, max(self._clock(), self._soonest_all))
-        self._first_change = max(self._first_change, self._all)
+        if hold:
+            self._first_change = max(self._first_change, self._all)
 
     def failed(self) -> None:
         """Something could not be done; all is tried again after a while."""

@@ -21,7 +21,7 @@ from runicorn.manifest.rights import ALONE, SEARCH, Audience
 from runicorn.manifest.scan_key import Place
 from runicorn.manifest.scan_limit import Limit, LimitLost
 from runicorn.manifest.scan_problems import Problems, Report
-from runicorn.manifest.scan_read import DENIED, OPEN_FOLDER, OPEN_ROOT, look
+from runicorn.manifest.scan_read import DENIED, OPEN_FOLDER, OPEN_ROOT, look, no_beat
 from runicorn.manifest.scan_run import gone_by_rights, scan_run
 from runicorn.manifest.scan_state import RunState
 
@@ -64,11 +64,13 @@ class Scope(NamedTuple):
         limit: where something may have changed; None looks at all of the root.
         carried: problems that an earlier scan reported elsewhere.
         entered: called with handle and path of each folder before what it holds is looked at.
+        beat: called again and again while a file is read.
     """
 
     limit: Limit | None = None
     carried: Sequence[Report] = ()
     entered: Callable[[int, str], None] | None = None
+    beat: Callable[[], None] = no_beat
 
 
 EVERYTHING = Scope()
@@ -94,6 +96,7 @@ class Scanner:
         files_read: number of files that were read.
         bytes_read: bytes that were read.
         revoked: whether a file became readable by fewer people than those who may read the journal.
+        beat: as in the scope.
 
     Raises:
         PublishError: the root is missing, is no folder or cannot be read.
@@ -122,6 +125,7 @@ class Scanner:
         self._reached = [journal.reached]
         self._limit = scope.limit
         self._entered = scope.entered
+        self.beat = scope.beat
         self._real_root = os.path.realpath(root)
         try:
             self._root = os.open(self._real_root, OPEN_ROOT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 from runicorn.manifest import rules
@@ -28,6 +28,7 @@ class Walker(Protocol):
         audience: who may read the journal.
         capture: collects what changed, for the journal.
         revoked: whether a file became readable by fewer people.
+        beat: called again and again while a file is read.
     """
 
     problems: Problems
@@ -36,6 +37,7 @@ class Walker(Protocol):
     audience: Audience
     capture: Capture | None
     revoked: bool
+    beat: Callable[[], None]
 
     def count_read(self, size: int) -> None:
         """Note that a file was read, and how many bytes of it."""

@@ -7,12 +7,12 @@ the journal carries it. While the old part stays, the boundary never goes back.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher, Mark, block_digest
 from runicorn.manifest.rights import ALONE, READ, Audience
-from runicorn.manifest.scan_read import CARRY_LIMIT, Unsettled, feed, opened, settled
+from runicorn.manifest.scan_read import CARRY_LIMIT, Unsettled, feed, no_beat, opened, settled
 
 
 class Boundary(NamedTuple):
@@ -50,6 +50,7 @@ class Wanted(NamedTuple):
         ended: whether its run has ended.
         keep: whether the bytes that the journal carries are wanted.
         audience: who may read the journal.
+        beat: called again and again while it is read.
     """
 
     known: KnownLog | None = None
@@ -57,6 +58,7 @@ class Wanted(NamedTuple):
     ended: bool = False
     keep: bool = False
     audience: Audience = ALONE
+    beat: Callable[[], None] = no_beat
 
 
 class LogContent(NamedTuple):
@@ -174,7 +176,7 @@ class _Pass:
         self.read += size
 
     def _feed(self, size: int) -> None:
-        feed(self._fd, size, self._take)
+        feed(self._fd, size, self._take, self._wanted.beat)
         self.read += size
 
     def _take(self, data: bytes) -> None:

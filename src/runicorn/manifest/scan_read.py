@@ -135,7 +135,11 @@ def _checked(fd: int, listed: os.stat_result) -> os.stat_result:
     return status
 
 
-def feed(fd: int, size: int, take: Callable[[bytes], object]) -> None:
+def no_beat() -> None:
+    """Nobody wants to know that it gets on."""
+
+
+def feed(fd: int, size: int, take: Callable[[bytes], object], beat: Callable[[], None] = no_beat) -> None:
     """Hand exactly ``size`` bytes from the handle's position on to ``take``.
 
     Raises:
@@ -147,9 +151,12 @@ def feed(fd: int, size: int, take: Callable[[bytes], object]) -> None:
             raise Unsettled
         take(data)
         size -= len(data)
+        beat()
 
 
-def _state_once(name: str, folder: int, keep: bool, audience: Audience) -> StateContent:
+def _state_once(
+    name: str, folder: int, keep: bool, audience: Audience, beat: Callable[[], None]
+) -> StateContent:
     fd, before = opened(name, folder)
     try:
         digest = hashlib.sha256()
@@ -161,7 +168,7 @@ def _state_once(name: str, folder: int, keep: bool, audience: Audience) -> State
             if keep:
                 parts.append(data)
 
-        feed(fd, before.st_size, take)
+        feed(fd, before.st_size, take, beat)
         shown = audience.has(READ, before, fd)
         if not same_file(before, os.fstat(fd)):
             raise Unsettled
@@ -170,7 +177,9 @@ def _state_once(name: str, folder: int, keep: bool, audience: Audience) -> State
     return StateContent(before, digest.hexdigest(), b"".join(parts) if keep else None, shown)
 
 
-def read_state_file(name: str, folder: int, *, keep: bool, audience: Audience = ALONE) -> StateContent | None:
+def read_state_file(
+    name: str, folder: int, *, keep: bool, audience: Audience = ALONE, beat: Callable[[], None] = no_beat
+) -> StateContent | None:
     """Read a file that is replaced as a whole.
 
     Args:
@@ -178,6 +187,7 @@ def read_state_file(name: str, folder: int, *, keep: bool, audience: Audience = 
         folder: handle of its folder.
         keep: whether its bytes are wanted (never more than `CARRY_LIMIT`).
         audience: who may read the journal.
+        beat: called again and again while it is read.
 
     Returns:
         None when it is gone.
@@ -185,7 +195,7 @@ def read_state_file(name: str, folder: int, *, keep: bool, audience: Audience = 
     Raises:
         Trouble: it cannot be listed.
     """
-    return settled(lambda: _state_once(name, folder, keep, audience))
+    return settled(lambda: _state_once(name, folder, keep, audience, beat))
 
 
 def settled(attempt: Callable[[], _Content]) -> _Content | None:

@@ -169,7 +169,9 @@ class _Reading:
             return True
         keep = marker or self._part is not None
         audience = self._walker.audience
-        content = read_state_file(file.name, file.folder, keep=keep, audience=audience)
+        content = read_state_file(
+            file.name, file.folder, keep=keep, audience=audience, beat=self._walker.beat
+        )
         if content is None:
             return False
         self._walker.count_read(content.status.st_size)
@@ -218,9 +220,8 @@ class _Reading:
         entry = self._old.digests(file.inner, status)
         if known is None or entry is None or (ended and not (whole and known.boundary.offset == known.size)):
             trusting = self._walker.incremental and not ended
-            return self._read_log(
-                file, Wanted(known, trusting, ended, self._part is not None, self._walker.audience)
-            )
+            walker, keep = self._walker, self._part is not None
+            return self._read_log(file, Wanted(known, trusting, ended, keep, walker.audience, walker.beat))
         self._logs[file.inner] = self._old.memory["logs"][file.inner]
         digests = {each: entry.get(each) for each in ("block_digest", "tail_hash")}
         self._list(file, status, self._still_shown(file), known.boundary.offset, **digests)

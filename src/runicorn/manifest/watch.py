@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from runicorn.errors import PublishError, RootGone, UsageError
+from runicorn.errors import GeneratorBusy, PublishError, RootGone, UsageError
 from runicorn.manifest.generation import Hooks
 from runicorn.manifest.generator import ManifestGenerator
 from runicorn.manifest.generator_lock import LOCK_NAME
@@ -52,6 +52,10 @@ class WatchObserver:
         """A state was published, the same as before or a new one."""
 
 
+class _Stopped(Exception):  # noqa: N818 - what was asked for
+    """`stop` was called before the first generation had ended."""
+
+
 class _Known(NamedTuple):
     """The root and the lock file, as they were when work began."""
 
@@ -73,7 +77,7 @@ class Watch:
             tell of changes. Large roots are scanned less often, see `runicorn.manifest.pace`.
         debounce: seconds between the first change and its publication.
         longest: the same under constant writing, at most.
-        lock_timeout: how long to wait for another generator on the same root, seconds.
+        lock_timeout: after how long it is said that another generator works on the same root, seconds.
         journal: whether a journal is kept; without it only manifests are written, once a minute.
         notices: whether to listen to what the system tells of changes.
         observer: is told what happens.
@@ -109,6 +113,9 @@ class Watch:
         self._changed: set[str] = set()
         self._behind = False
         self._told = ""
+        self._trouble = ""
+        self._opening = False
+        self._known: _Known | None = None
         self._stopped = False
         self._wake, self._waker = os.pipe()
         os.set_blocking(self._waker, False)
@@ -130,27 +137,29 @@ class Watch:
 
         Raises:
             PublishError: the first generation failed: the root cannot be read or the output not be written.
-            GeneratorBusy: another generator held the lock all the time.
         """
         first = True
         while not self._stopped:
             try:
-                self._work(first=first)
-            except RootGone as error:
-                self._say(f"{error}: waiting until it is back")
+                first = self._work(first=first)
+            except _Stopped:
+                break
+            except GeneratorBusy as error:
+                self._say(f"{error}: waiting until it has ended")
             except PublishError as error:
                 if first:
                     raise
-                self._say(str(error))
-            first = False
+                self._tell_trouble(str(error))
             self._await_return()
         self._supervisor.stopping()
 
     # -- the root is there -----------------------------------------------------------------------
 
-    def _work(self, *, first: bool) -> None:
+    def _work(self, *, first: bool) -> bool:
+        """Publish until the root goes away or `stop` is called; False: what follows is not the first time."""
         self._standing = Standing()
-        hooks = Hooks(self._entered, self._supervisor.beat, self._check)
+        hooks = Hooks(self._entered, self._beat, self._check)
+        self._opening = True
         with self._generator.session(self._standing, hooks) as session:
             try:
                 self._known = _Known(_place_of(str(self._root)), _place_of(session.lock))
@@ -161,8 +170,19 @@ class Watch:
                     self._turn(session)
                 if self._behind:
                     self._attempt(session, self._publish_all)
+            except RootGone as error:
+                self._say(f"{error}: waiting until it is back")
             finally:
                 self._end_notices()
+        return False
+
+    def _beat(self) -> None:
+        """A generation gets on. The first one may read for hours: it is not waited for by who stops it."""
+        self._supervisor.beat()
+        if self._stopped and self._opening:
+            raise _Stopped
+        if self._notices is not None:
+            self._notices.keep()
 
     def _say_back(self, *, first: bool) -> None:
         self._supervisor.ready()
@@ -177,7 +197,8 @@ class Watch:
                 return
         except OSError:
             pass  # whatever is wrong, it is not there
-        raise RootGone(f"the root '{escape(str(self._root))}' has gone away", path=str(self._root))
+        message = f"the root '{escape(str(self._root))}', or the generator's folder in it, has gone away"
+        raise RootGone(message, path=str(self._root))
 
     def _turn(self, session: Session) -> None:
         """Wait for the next thing to do, and do it."""
@@ -203,12 +224,12 @@ class Watch:
             what(session)
         except LimitLost as error:
             _log.debug("the whole root is scanned: %s", error)
-            self._pace.all_soon()
+            self._pace.all_soon(hold=True)
         except RootGone:
             raise
         except PublishError as error:
             self._check()
-            self._say(str(error))
+            self._tell_trouble(str(error))
             self._pace.failed()
 
     # -- generations -----------------------------------------------------------------------------
@@ -218,9 +239,8 @@ class Watch:
         self._changed.clear()
         with self._pace.measured_all():
             header, trouble = session.publish()
-        self._behind = False
-        if trouble:
-            self._say(trouble)
+        self._behind = self._opening = False
+        self._tell_trouble(trouble)
         self._pace.journal = self._standing.summary is not None
         self._after(header)
 
@@ -280,9 +300,10 @@ class Watch:
             ready = {fd for fd, _ in poll.poll(left * 1000 + 1)}
             self._supervisor.beat()
             if self._notices is not None and self._notices.fileno() in ready:
-                self._listen()
+                lost = self._listen()
                 if self._changed:
                     self._pace.first_change()
+                if self._changed or lost:
                     return
                 self._pause()
 
@@ -290,14 +311,16 @@ class Watch:
         """Noise of files that do not belong is not to be followed write by write."""
         select.select([self._wake], [], [], _NOISE_S)
 
-    def _listen(self) -> None:
+    def _listen(self) -> bool:
+        """Take what was told; returns whether something of it was lost."""
         if self._notices is None:
-            return
+            return False
         heard = self._notices.read(self._standing)
         self._changed |= heard.folders
         if heard.everything:
             _log.debug("inotify has lost events")
-            self._pace.all_soon()
+            self._pace.all_soon(hold=False)
+        return heard.everything
 
     def _entered(self, fd: int, path: str) -> None:
         if self._notices is not None:
@@ -321,14 +344,27 @@ class Watch:
     # -- the root is away ------------------------------------------------------------------------
 
     def _await_return(self) -> None:
-        """Until there is a root with the generator's own folder in it: an empty place of a mount has none."""
-        lock = str(self._generator.output_dir / LOCK_NAME)
+        """Until the root is there."""
         while not self._stopped:
             select.select([self._wake], [], [], _AWAY_S)
             self._supervisor.beat()
             with suppress(OSError):
-                os.stat(lock)
-                return
+                if self._is_back():
+                    return
+
+    def _is_back(self) -> bool:
+        """Another folder counts when the generator's own one is in it: an empty place of a mount has none."""
+        if self._known is not None and _place_of(str(self._root)) == self._known.root:
+            return True
+        return os.path.exists(self._generator.output_dir / LOCK_NAME)
+
+    def _tell_trouble(self, text: str) -> None:
+        """Say why not all can be published, and when that has ended (empty text)."""
+        if text:
+            self._say(text)
+        elif self._trouble:
+            self._say("all is published again")
+        self._trouble = text
 
     def _say(self, text: str) -> None:
         if text == self._told:
