@@ -38,6 +38,7 @@ from benchmarks.large import (
     time_large,
     time_many,
 )
+from benchmarks.live import LIVE_FILES, LIVE_RUNS, Live, watch_live
 from benchmarks.requests import Counted, count
 from benchmarks.scenes import Sample, Stage, play
 from testbed.proxy import DelayProxy
@@ -85,6 +86,11 @@ class Options:
         return 3 if self.quick else 5
 
     @property
+    def live_seconds(self) -> tuple[float, float]:
+        """How long lines are written, and nothing happens, while both sides watch."""
+        return (10.0, 30.0) if self.quick else (30.0, 60.0)
+
+    @property
     def generate_repetitions(self) -> int:
         """How often an unchanged tree is generated."""
         return 3 if self.quick else 5
@@ -102,6 +108,7 @@ class Found:
     samples: list[Sample]
     counted: list[Counted]
     generations: list[Generation]
+    live: Live
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
@@ -171,7 +178,14 @@ def measure(options: Options, scratch: Path, tree: Tree) -> Found:
     if options.large:
         huge = _plant(scratch, "huge", 100_000, 6)
         generations.append(generate(huge.root, options.program, runs=100_000, files=6, repetitions=2))
-    return Found(samples, counted, generations)
+    return Found(samples, counted, generations, time_live(options, scratch))
+
+
+def time_live(options: Options, scratch: Path) -> Live:
+    """Both sides watching."""
+    tree = _plant(scratch, "live", LIVE_RUNS, LIVE_FILES)
+    _progress("live: both sides watch")
+    return watch_live(tree, options.program, options.rtt, *options.live_seconds)
 
 
 def _plant(scratch: Path, name: str, runs: int, files: int, mix: Mix = "images") -> Tree:
@@ -218,11 +232,12 @@ def main() -> int:
         tree = _plant(Path(folder), "root", options.runs, LARGE_FILES, options.mix)
         introduce(options, tree.root, facts, found)
         seen = measure(options, Path(folder), tree)
-        marks = bars(seen.samples, seen.counted, seen.generations, options.runs)
+        marks = bars(seen.samples, seen.counted, seen.generations, seen.live, options.runs)
         tables = [
             *report.sync_table(seen.samples),
             *report.request_table(seen.counted),
             *report.generation_table(seen.generations),
+            *report.live_table(seen.live),
             *report.bar_table(marks),
         ]
         print("\n".join(tables))
@@ -233,6 +248,7 @@ def main() -> int:
             "samples": seen.samples,
             "requests": seen.counted,
             "generations": seen.generations,
+            "live": seen.live,
             "marks": [{**dataclasses.asdict(mark), "verdict": mark.verdict} for mark in marks],
         }
         print(f"\nraw numbers: {report.save(content)}; took {time.monotonic() - begin:.0f} s", flush=True)
@@ -244,7 +260,8 @@ def failures(seen: Found) -> int:
     """How many of the measured commands failed or left a wrong mirror."""
     costs = [sample.cost for sample in seen.samples]
     costs += [cost for each in seen.generations for cost in (each.first, *each.unchanged)]
-    return sum(bool(cost.trouble) for cost in costs) + sum(bool(each.trouble) for each in seen.counted)
+    troubles = [seen.live.trouble, *(each.trouble for each in seen.counted)]
+    return sum(bool(cost.trouble) for cost in costs) + sum(bool(trouble) for trouble in troubles)
 
 
 def _progress(text: str) -> None:

@@ -20,6 +20,7 @@ from benchmarks.contenders import (
 )
 from benchmarks.generating import Generation
 from benchmarks.large import FEW_RUNS, MANY_RUNS, RATED, large_scene, many_scene
+from benchmarks.live import LIVE_RUNS, Live
 from benchmarks.requests import POLL, Counted
 from benchmarks.scenes import CHANGED, FIRST, UNCHANGED, Sample
 
@@ -39,6 +40,9 @@ LARGE_TO_RSYNC = {RATED: 0.9, None: 0.7}
 SECONDS_BESIDE_HANDSHAKE = 0.3
 RSYNC_TO_JOURNAL = 8
 MANY_TO_FEW = 1.15
+
+LINE_SECONDS = {"p50": 0.8, "p95": 1.5}
+IDLE_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,11 @@ def median_seconds(samples: Sequence[Sample], contender: str, scene: str) -> flo
 
 
 def bars(
-    samples: Sequence[Sample], counted: Sequence[Counted], generations: Sequence[Generation], runs: int
+    samples: Sequence[Sample],
+    counted: Sequence[Counted],
+    generations: Sequence[Generation],
+    live: Live,
+    runs: int,
 ) -> list[Bar]:
     """All marks; ``runs`` is the number of runs that were synced in the scenes of every contender."""
     of_manifest = [each for each in counted if each.contender == own_name(MANIFEST) and each.runs == runs]
@@ -86,7 +94,26 @@ def bars(
     found += _large_bars(samples) + _many_bars(samples)
     found += [bar for size in (runs, MANY_RUNS) for bar in _journal_bars(counted, size)]
     found += _same_counts(counted, runs)
+    found += live_bars(live)
     return found + [bar for generation in generations for bar in _generation_bars(generation)]
+
+
+def live_bars(live: Live) -> list[Bar]:
+    """The marks of both sides watching."""
+    lines, idle, what = live.lines, live.idle, f"live, {LIVE_RUNS:,} runs"
+    if live.runs != LIVE_RUNS:
+        # The marks were set for one size of tree.
+        lines = idle = None
+    p50, p95 = (None, None) if lines is None else (lines.p50, lines.p95)
+    wrong = None if lines is None else lines.torn + lines.lost + lines.doubled
+    shares = (None, None) if idle is None else (100 * idle.generator_share, 100 * idle.client_share)
+    return [
+        Bar(f"{what}: line to mirror, p50", p50, LINE_SECONDS["p50"], "s"),
+        Bar(f"{what}: line to mirror, p95", p95, LINE_SECONDS["p95"], "s"),
+        Bar(f"{what}: lines torn, lost or doubled", wrong, 0, "lines"),
+        Bar(f"{what}: idle generator", shares[0], 100 * IDLE_SHARE, "% core"),
+        Bar(f"{what}: idle client with its ssh", shares[1], 100 * IDLE_SHARE, "% core"),
+    ]
 
 
 def _manifest_bars(counted: Counted) -> list[Bar]:

@@ -14,6 +14,7 @@ from benchmarks.bars import Bar, median_seconds
 from benchmarks.contenders import RCLONE, RSYNC
 from benchmarks.generating import Generation
 from benchmarks.large import many_scene
+from benchmarks.live import Live
 from benchmarks.requests import Counted
 from benchmarks.scenes import Sample
 
@@ -89,6 +90,26 @@ def generation_table(generations: Sequence[Generation]) -> list[str]:
         times = len(each.unchanged)
         lines.append(f"{label:<30} {each.first.seconds:>6.2f} s {median:>16.3f} s {times:>5} {memory:>7.0f}")
     return lines
+
+
+def live_table(live: Live) -> list[str]:
+    """Delays of lines while both sides watch, and what the two processes cost."""
+    lines, idle = live.lines, live.idle
+    table = ["", f"live, {live.runs:,} runs, both sides watching"]
+    if lines is not None:
+        table += [
+            f"  {lines.lines:,} lines in {lines.seconds:.1f} s, from the server's disk to the mirror: median "
+            f"{lines.p50:.2f} s, p95 {lines.p95:.2f} s, longest {lines.longest:.2f} s",
+            f"  {lines.torn} torn, {lines.lost} lost, {lines.doubled} doubled; looks at most "
+            f"{1000 * lines.longest_gap:.0f} ms apart",
+            f"  processor time: generator {lines.generator_cpu:.2f} s, client {lines.client_cpu:.2f} s",
+        ]
+    if idle is not None:
+        table.append(
+            f"  idle for {idle.seconds:.0f} s, of a core: generator {idle.generator_share:.2%}, "
+            f"client {idle.client_share:.2%}, {idle.ssh_share:.2%} of it its ssh"
+        )
+    return [*table, f"  FAILED {_ending(live.trouble)}"] if live.trouble else table
 
 
 def bar_table(bars: Sequence[Bar]) -> list[str]:
