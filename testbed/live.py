@@ -33,6 +33,7 @@ ACTIONS = {
     "truncate": 2,
     "create": 3,
     "delete": 2,
+    "rename": 1,
 }
 
 
@@ -40,17 +41,27 @@ class LiveWriter:
     """Context manager: a process that changes the runs below `root` and records all versions below `history`.
 
     It appends to logs (sometimes one line in two writes), replaces state files by rename, replaces or cuts a
-    log, and creates and deletes runs, one change every `interval` seconds. `start` returns when the present
-    content is recorded; `stop` ends it between two changes and returns how many it made of each kind.
-    Afterwards the tree is still, and every log ends at a record boundary.
+    log, and creates, renames and deletes runs, one change every `interval` seconds. Unless told otherwise,
+    some of the runs say that they have finished, and go on. `start` returns when the present content is
+    recorded; `stop` ends it between two changes and returns how many it made of each kind. Afterwards the
+    tree is still, and every log ends at a record boundary.
 
     `start` raises RuntimeError if the process does not come up.
     """
 
-    def __init__(self, root: Path, history: Path, *, interval: float = 0.005, seed: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        history: Path,
+        *,
+        interval: float = 0.005,
+        seed: int = 0,
+        finishing: bool = True,
+    ) -> None:
         self.root = root
         self.history = History(history)
         self._arguments = [str(root.resolve()), str(history.resolve()), str(interval), str(seed)]
+        self._arguments += ["--finishing"] if finishing else []
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> LiveWriter:
@@ -94,13 +105,15 @@ class LiveWriter:
 class Changer:
     """Makes one random change after the other to the runs below `root`, each recorded first."""
 
-    def __init__(self, root: Path, history: History, seed: int) -> None:
+    def __init__(self, root: Path, history: History, seed: int, *, finishing: bool) -> None:
         self._root = root
+        self._finishing = finishing
         self._history = history
         self._chance = random.Random(seed)
         self._runs = sorted(path.parent for path in root.rglob("meta.json"))
         self._layout: trees.Layout = "path" if (root / "runs").is_dir() else "project"
         self._created = 0
+        self._renamed = 0
         self.made: Counter[str] = Counter()
 
     def change(self) -> None:
@@ -141,7 +154,7 @@ class Changer:
 
     def _rewrite_state(self, run: Path) -> None:
         now = time.time()
-        ended = now if self._chance.random() < 0.2 else None
+        ended = now if self._chance.random() < 0.2 and self._finishing else None
         content: dict[str, Any] = {**trees.status(now, ended), "note": "x" * self._chance.randrange(200)}
         self._replace(run / self._chance.choice(["status.json", "summary.json"]), trees.to_json(content))
 
@@ -171,6 +184,15 @@ class Changer:
         self._runs.remove(run)
         shutil.rmtree(run)
 
+    def _rename(self, run: Path) -> None:
+        self._renamed += 1
+        new = run.with_name(f"renamed_{self._renamed:06d}")
+        for path in run.rglob("*"):
+            if path.is_file():
+                self._history.record(self._relative(new / path.relative_to(run)), path.read_bytes())
+        run.rename(new)
+        self._runs[self._runs.index(run)] = new
+
     def _replace(self, path: Path, content: bytes) -> None:
         self._history.record(self._relative(path), content)
         trees.replace_file(path, content)
@@ -191,10 +213,11 @@ def main() -> None:
     arguments.add_argument("history", type=Path)
     arguments.add_argument("interval", type=float)
     arguments.add_argument("seed", type=int)
+    arguments.add_argument("--finishing", action="store_true")
     chosen = arguments.parse_args()
     history = History(chosen.history)
     history.record_tree(chosen.root)
-    changer = Changer(chosen.root, history, chosen.seed)
+    changer = Changer(chosen.root, history, chosen.seed, finishing=chosen.finishing)
     print("ready", flush=True)
     while not _told_to_stop(sys.stdin, chosen.interval):
         changer.change()

@@ -119,6 +119,21 @@ class Sshd:
             self._process.wait()
             self._process = None
 
+    def start_again(self) -> None:
+        """Listen again on the port of before, after `stop`.
+
+        Raises RuntimeError, with the server's log, if it does not listen within READY_SECONDS.
+        """
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            self._launch()
+            if self._listens():
+                return
+            self.stop()
+            if "Address already in use" not in self.log() or time.monotonic() > deadline:
+                raise RuntimeError(f"sshd did not start again; its log:\n{self.log()}")
+            time.sleep(0.1)
+
     def _make_access(self) -> None:
         client_key = self.directory / "client_key"
         host_key = self.directory / "host_key"

@@ -44,6 +44,15 @@ def test_an_unknown_host_key_is_refused(server: Sshd) -> None:
     assert done.returncode == 255
 
 
+def test_a_server_that_was_stopped_listens_on_the_same_port_again() -> None:
+    with Sshd() as server:
+        command = [*server.ssh_command, server.host, "true"]
+        server.stop()
+        assert subprocess.run(command, check=False, capture_output=True).returncode == 255
+        server.start_again()
+        assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
 def test_forced_text_comes_before_the_first_answer() -> None:
     with Sshd(force_text="Welcome!\n") as talkative:
         done = subprocess.run(
