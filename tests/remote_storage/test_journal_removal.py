@@ -250,6 +250,27 @@ def test_more_than_half_needs_a_second_leave(synced: Site) -> None:
     synced.assert_equal()
 
 
+def test_what_came_and_went_since_the_last_sync_does_not_count_as_half(synced: Site) -> None:
+    """A client that was away while many short runs came and went takes nothing from its mirror."""
+    short = [f"vision/short/runs/r{number}" for number in range(6)]
+    for folder in short:
+        make_run(synced.root, folder)
+    synced.publish()
+    for folder in short[1:]:
+        drop(synced, folder)
+    report = by_journal(synced.sync(delete=True))
+    assert (report.gone_count, report.kept_reason) == (0, "")
+    synced.assert_equal()
+    for folder in (*RUNS[1:], short[0]):
+        shutil.rmtree(synced.root / folder)
+    make_run(synced.root, short[1])
+    synced.publish()
+    drop(synced, short[1])
+    report = by_journal(synced.sync(delete=True))
+    assert report.removed_count == 0
+    assert "24 of 30 files would go, more than half" in report.kept_reason
+
+
 def test_exactly_half_goes(synced: Site) -> None:
     for folder in RUNS[2:]:
         shutil.rmtree(synced.root / folder)

@@ -56,6 +56,7 @@ class JournalRung:
         self._problems: tuple[Problem, ...] = ()
         self._is_news = False
         self._came_along = False
+        self._came: set[tuple[str, str]] = set()
         self._has_crossed = False
         self.held: int | None = None
         cursor = self._state.cursor
@@ -189,6 +190,7 @@ class JournalRung:
         if self._options.delete:
             self.count_held()  # before anything is applied
         replay = Replay(self._context, self._state.lineage[1], cursor, lineage)
+        replay.came = self._came
         if base_of is not None and cursor.place is not None:
             workers = self._context.workers
             if workers is None:
@@ -296,8 +298,8 @@ class JournalRung:
         plan = SyncPlan()
         keeps_gone = cursor.keeps_gone
         if self._evidence is not None and (is_news or self._options.delete):
-            came_along = self._came_along
-            settle_marked(self._context, self._evidence, self._last, self.count_held, came_along=came_along)
+            came = None if self._came_along else self._came
+            settle_marked(self._context, self._evidence, self._last, self.count_held, came)
             keeps_gone = report.gone_count > 0
         if is_news and not self._options.selection.is_everything:
             report.total_files, report.total_bytes = state.totals()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
 from runicorn.errors import MirrorError
@@ -120,8 +120,7 @@ def settle_marked(
     evidence: Evidence,
     last: Identity | None,
     held: Callable[[], int],
-    *,
-    came_along: bool,
+    came: Set[tuple[str, str]] | None,
 ) -> None:
     """The same for what the journal has told to be gone; its cost follows what is removed.
 
@@ -130,20 +129,25 @@ def settle_marked(
         evidence: by which it is judged.
         last: the state of the mirror before this sync.
         held: tells how many files the mirror held before this sync.
-        came_along: whether all of them came with a base that tells of files removed since: the mirror was
-            empty before, and they are no part of the state that it is brought to.
+        came: run folder and path within it of the files that this sync brought: that some of them are gone
+            again takes nothing from the mirror as it was before. None when it was empty then, and all of them
+            came with a base that tells of files removed since: they are no part of the state that it is
+            brought to.
 
     Raises:
         MirrorError: the state cannot be written.
     """
     state, report, selection = context.mirror.state, context.report, context.options.selection
-    count = sum(len(page) for page in _pages(state, selection))
+    count = of_before = 0
+    for page in _pages(state, selection):
+        count += len(page)
+        of_before += sum((each.folder, each.inner) not in (came or ()) for each in page)
     if not count:
         return
-    if came_along:
+    if came is None:
         reason = "" if evidence.complete else _INCOMPLETE
     else:
-        reason = _reason_for_all(context, evidence, last, (count, held()))
+        reason = _reason_for_all(context, evidence, last, (of_before, held()))
     if reason:
         report.gone_count, report.kept_reason = count, reason
         return
@@ -193,7 +197,7 @@ def reason_to_keep(
         state: what is remembered of the mirror.
         listing: the evidence.
         last: the state of the mirror before this sync.
-        counts: how many files would go, and how many the mirror held before this sync.
+        counts: of the files that the mirror held before this sync: how many would go, and all.
         options: how the sync is done.
     """
     if not listing.total_experiments:

@@ -46,6 +46,8 @@ class Replay:
             the replay.
         header: the last commit; None before the first.
         place: the mirror is there when the next flush is done.
+        came: run folder and path within it of the files that were not in the mirror before; not those of
+            `planting`.
     """
 
     def __init__(self, context: SyncContext, epoch: int, cursor: Cursor, lineage: str | None) -> None:
@@ -65,6 +67,7 @@ class Replay:
         self._wanted_before = not self._state.wants_nothing()
         self._installer = Installer(context.mirror, context.observe, context.report, _want_again)
         self.header: Header | None = None
+        self.came: set[tuple[str, str]] = set()
         self.place = cursor.place
 
     @property
@@ -185,8 +188,12 @@ class Replay:
             self._flush_first_use(changes[0].entry.priority)
             known = self._lookup(run, [each.entry for each in changes])
             for change in changes:
-                self._removed.pop((run.folder, change.entry.path[len(run.folder) + 1 :]), None)
-                self._take_change(run, change, known.get(change.entry.path))
+                key = (run.folder, change.entry.path[len(run.folder) + 1 :])
+                self._removed.pop(key, None)
+                before = known.get(change.entry.path)
+                if before is None:
+                    self.came.add(key)
+                self._take_change(run, change, before)
         self._removed.update(dict.fromkeys((run.folder, inner) for inner in section.removed))
 
     def _flush_first_use(self, priority: int) -> None:
