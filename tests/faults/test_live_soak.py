@@ -28,13 +28,13 @@ from tests.faults.programs import Observer, WatchingClient, WatchingGenerator
 SECONDS = float(os.environ.get("RUNICORN_SOAK_SECONDS", "8"))
 SEED = int(os.environ.get("RUNICORN_SOAK_SEED", "20240611"))
 LONGEST_PAUSE = min(3.0, SECONDS / 20)
-RUNS, CHANGE_EVERY = 12, 0.02
+RUNS, CHANGE_EVERY = 24, 0.04
 SLEEP = 2.0
 """Seconds that the client sleeps."""
 
-ARRIVE = 20.0
-"""Seconds until the last change has to be there: the next scan of everything, which brings what was forgotten,
-is mostly later."""
+ARRIVE = 30.0
+"""Seconds until the last change has to be there: a client that has lost its connection some times in a row
+waits for up to a half of that."""
 
 MEMORY = 20_000_000
 """Bytes that a process may grow by."""
