@@ -46,8 +46,8 @@ class Replay:
             the replay.
         header: the last commit; None before the first.
         place: the mirror is there when the next flush is done.
-        came: run folder and path within it of the files that were not in the mirror before; not those of
-            `planting`.
+        came: run folder and path within it of the files that were not in the mirror before, where that tells
+            what may be removed; not those of `base`.
     """
 
     def __init__(self, context: SyncContext, epoch: int, cursor: Cursor, lineage: str | None) -> None:
@@ -191,7 +191,7 @@ class Replay:
                 key = (run.folder, change.entry.path[len(run.folder) + 1 :])
                 self._removed.pop(key, None)
                 before = known.get(change.entry.path)
-                if before is None:
+                if before is None and self._context.options.delete:
                     self.came.add(key)
                 self._take_change(run, change, before)
         self._removed.update(dict.fromkeys((run.folder, inner) for inner in section.removed))
