@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -136,6 +137,29 @@ def test_show_writes_nothing(tmp_path: Path, folder: Path) -> None:
     assert [*tmp_path.rglob("*")] == before
 
 
+def test_commands_take_up_what_is_new_and_end_what_was_there(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path)
+
+    def told(*arguments: str) -> list[str]:
+        assert main(["service", *arguments, "--root", str(tmp_path), "--unit-dir", str(folder)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert {line.split()[0] for line in lines[lines.index("now run:") + 1 :]} == {"systemctl"}
+        return [line.strip()[len("systemctl ") :] for line in lines[lines.index("now run:") + 1 :]]
+
+    service, timer = "runicorn-manifest.service", "runicorn-manifest.timer"
+    assert told("install", "--every", "5min") == ["daemon-reload", f"enable {timer}", f"restart {timer}"]
+    leave_timer = [f"stop {timer}", f"disable {timer}"]
+    take_up = ["daemon-reload", f"enable {service}", f"restart {service}"]
+    assert told("install", "--watch") == [*leave_timer, *take_up]
+    assert told("install", "--watch") == take_up
+    again = told("install", "--every", "5min")
+    assert again == [f"stop {service}", "daemon-reload", f"enable {timer}", f"restart {timer}"]
+    leave = [f"stop {service}", f"disable {service}", *leave_timer]
+    assert told("remove") == [*leave, "daemon-reload"]
+
+
 def test_installing_again_changes_what_is_ours(tmp_path: Path, folder: Path) -> None:
     make_run(tmp_path)
     assert install(tmp_path, folder, "--every", "5min") == 0
@@ -187,13 +211,20 @@ def test_units_of_another_root_need_another_name(
     assert main(["service", "remove", "--root", str(one), "--unit-dir", str(folder)]) == 1
 
 
+def as_cron_does(command: str) -> str:
+    """What cron hands to the shell: characters are paired with a backslash before them, and of a pair with a
+    percent sign the backslash goes; a percent sign by itself ends the command."""
+    parts = re.findall(r"(\\.|[^\\])", command)
+    assert "%" not in parts, command
+    return "".join("%" if each == "\\%" else each for each in parts)
+
+
 def test_cron_gets_the_command_as_a_shell_would() -> None:
-    for name in NASTY:
+    for name in [*NASTY, "back\\%", "two\\\\%s", "it's\\%'%"]:
         plan = Plan(f"/data/{name}", ("/usr/bin/runicorn",), "n", 300, True, "")
         schedule, command = cron_line(plan)[:12], cron_line(plan)[12:]
         assert schedule == "*/5 * * * * "
-        # What cron does with it (crontab(5)): a percent sign with a backslash before it is a percent sign.
-        seen = shlex.split(command.replace("\\%", "%"))
+        seen = shlex.split(as_cron_does(command))
         assert seen == [*plan.command, ">", "/dev/null"]
 
 
@@ -208,6 +239,11 @@ def test_cron_schedules(every: int | None, begins: str) -> None:
 def test_cron_refuses_what_it_cannot_do() -> None:
     with pytest.raises(UsageError, match="90s"):
         cron_line(Plan("/data", ("/usr/bin/runicorn",), "n", 90, True, ""))
+
+
+def test_windows_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(UsageError, match="30s: a minute"):
+        windows_task(Plan("/data", ("/usr/bin/runicorn",), "n", 30, True, ""))
 
 
 @pytest.mark.parametrize("every", [None, 300])

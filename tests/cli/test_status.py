@@ -56,6 +56,13 @@ def test_json_agrees_with_the_journal(root: Path, capsys: pytest.CaptureFixture[
     assert document["manifest"]["revision"] == 1
 
 
+def test_epoch_that_is_being_removed_does_not_count(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generate(root)
+    (root / f".runicorn/journal/{'0' * 32}.journal").symlink_to("/nowhere")  # listed, and gone when looked at
+    assert status(root, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["journal"]["epochs"] == 1
+
+
 def test_problems_are_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo(root / "p/n/runs/r1/summary.json")
     generate(root)

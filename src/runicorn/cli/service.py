@@ -15,6 +15,7 @@ from runicorn.cli.service_files import install_units, make_artefact_folder, remo
 from runicorn.cli.service_units import (
     Plan,
     cron_line,
+    leaving_lines,
     plan_lines,
     recommended_interval,
     require_plain,
@@ -148,11 +149,12 @@ def install(**options: Any) -> int:
     if not root.is_dir():
         raise NoSuchRootError(f"there is no folder '{escape(plan.root)}'", hint="check the path")
     made = units(plan)
-    for path in install_units(_folder(options), plan.name, plan.root, made):
-        click.echo(f"written: {escape(str(path))}")
+    before = install_units(_folder(options), plan.name, plan.root, made)
+    for file in made:
+        click.echo(f"written: {escape(str(_folder(options) / file))}")
     make_artefact_folder(root, plan.user)
     click.echo("now run:")
-    for line in plan_lines([*made], plan):
+    for line in plan_lines([*made], before, plan):
         click.echo(f"  {line}")
     return 0
 
@@ -191,7 +193,7 @@ def remove(**options: Any) -> int:
     for path in removed:
         click.echo(f"removed: {escape(str(path))}")
     click.echo("now run:")
-    for path in removed:
-        click.echo(f"  {systemctl} disable --now {path.name}")
+    for line in leaving_lines([path.name for path in removed], system=plan.system):
+        click.echo(f"  {line}")
     click.echo(f"  {systemctl} daemon-reload")
     return 0

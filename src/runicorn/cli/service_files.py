@@ -58,7 +58,7 @@ def _require_ours(path: Path, root: str) -> bool:
     )
 
 
-def install_units(folder: Path, name: str, root: str, made: Mapping[str, str]) -> list[Path]:
+def install_units(folder: Path, name: str, root: str, made: Mapping[str, str]) -> list[str]:
     """Write units, and remove those of the same name that they replace.
 
     Args:
@@ -68,13 +68,13 @@ def install_units(folder: Path, name: str, root: str, made: Mapping[str, str]) -
         made: text by file name.
 
     Returns:
-        What was written.
+        The names of the units that were there before.
 
     Raises:
         ServiceError: another unit has the name, or it cannot be written; then nothing was changed, or each
             unit is whole.
     """
-    there = [each for each in ENDINGS if _require_ours(folder / f"{name}{each}", root)]
+    before = [f"{name}{each}" for each in ENDINGS if _require_ours(folder / f"{name}{each}", root)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -85,8 +85,8 @@ def install_units(folder: Path, name: str, root: str, made: Mapping[str, str]) -
                 out.write(text.encode())
         except OSError as error:
             raise _failure("write", folder / file, error) from error
-    _unlink(folder, [f"{name}{each}" for each in there if f"{name}{each}" not in made])
-    return [folder / file for file in made]
+    _unlink(folder, [each for each in before if each not in made])
+    return before
 
 
 def remove_units(folder: Path, name: str, root: str) -> list[Path]:

@@ -199,8 +199,9 @@ def cron_line(plan: Plan) -> str:
         UsageError: cron knows no such interval, or the path cannot stand there.
     """
     require_plain(plan.root)
-    # Cron takes a percent sign for the end of the command, also within quotes.
-    command = shlex.join(plan.command).replace("%", "\\%") + " > /dev/null"
+    # Cron takes a percent sign for the end of the command, also within quotes, and two backslashes before it
+    # for a pair: quotes that end and begin again keep the path's own one apart.
+    command = shlex.join(plan.command).replace("\\%", "\\''%").replace("%", "\\%") + " > /dev/null"
     if plan.every is None:
         return f"@reboot {command}"
     minutes, rest = divmod(plan.every, 60)
@@ -216,9 +217,11 @@ def windows_task(plan: Plan) -> str:
     """A task for ``schtasks /Create /TN NAME /XML FILE``, which runs the generator in WSL.
 
     Raises:
-        UsageError: the path cannot stand there.
+        UsageError: Windows knows no such interval, or the path cannot stand there.
     """
     require_plain(plan.root)
+    if plan.every is not None and plan.every < 60:
+        raise UsageError(f"Windows cannot run something every {span(plan.every)}: a minute is the least")
     arguments = xml_escape(list2cmdline(["--exec", *plan.command]))
     return f"""<?xml version="1.0"?>
 <Task version="1.2" xmlns="http://schemas.microsoft.com/windows/2004/02/mit/task">
@@ -242,13 +245,28 @@ def _trigger(every: int | None) -> str:
     return f"<TimeTrigger>{start}<Repetition><Interval>PT{every}S</Interval></Repetition></TimeTrigger>"
 
 
-def plan_lines(files: Sequence[str], plan: Plan) -> list[str]:
-    """The commands that make a manager take the units up.
+def plan_lines(files: Sequence[str], before: Sequence[str], plan: Plan) -> list[str]:
+    """The commands that make a manager take the units up, also in the place of others of the same name.
 
     Args:
         files: the names of the units.
+        before: the names of those that were there, with a plan that may have been another one.
         plan: what they are for.
     """
     systemctl = "systemctl" if plan.system else "systemctl --user"
     chosen = next((each for each in files if each.endswith(".timer")), files[0])
-    return [f"{systemctl} daemon-reload", f"{systemctl} enable --now {shlex.quote(chosen)}"]
+    lines = leaving_lines([each for each in before if each not in files], system=plan.system)
+    lines += [f"{systemctl} stop {each}" for each in before if each in files and each != chosen]
+    return [
+        *lines,
+        *(f"{systemctl} {how}" for how in ("daemon-reload", f"enable {chosen}", f"restart {chosen}")),
+    ]
+
+
+def leaving_lines(files: Sequence[str], *, system: bool) -> list[str]:
+    """The commands that make a manager forget units whose files are gone.
+
+    Stopping comes first and by itself: to disable what has no file is an error for some managers.
+    """
+    systemctl = "systemctl" if system else "systemctl --user"
+    return [f"{systemctl} {how} {each}" for each in files for how in ("stop", "disable")]

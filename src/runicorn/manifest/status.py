@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -157,5 +158,9 @@ def _manifest(output: Path) -> tuple[Header | None, int]:
 
 
 def _journal(folder: Path, head: Head) -> JournalStatus:
-    sizes = [each.stat().st_size for each in folder.iterdir() if each.name.endswith(_EPOCH_SUFFIX)]
+    sizes = []
+    for each in folder.iterdir():
+        if each.name.endswith(_EPOCH_SUFFIX):
+            with suppress(FileNotFoundError):  # a generator that works just now removes old ones
+                sizes.append(each.stat().st_size)
     return JournalStatus(head.epoch, head.end.offset, head.base.offset, len(sizes), sum(sizes))
