@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from runicorn.manifest.generator import ManifestGenerator
 from runicorn.manifest.generator_lock import generator_lock
 from runicorn.manifest.model import Header
 from runicorn.manifest.notices import Heard
-from runicorn.manifest.scan_limit import Limit
+from runicorn.manifest.scan_limit import Limit, Span
 from runicorn.manifest.scan_state import RunState
 from runicorn.manifest.standing import Standing
 from runicorn.manifest.watch import Watch, WatchObserver
@@ -295,6 +296,92 @@ def test_rights_taken_away_are_seen_at_once(root: Path) -> None:
         secret.chmod(0o600)
         told.until(lambda _: head(root).epoch != epoch)
         assert not (root / f".runicorn/journal/{epoch}.journal").exists()
+
+
+def _many_kinds_of_trouble(root: Path) -> None:
+    for number in range(8):
+        make_run(root, f"p{number % 2}/n/runs/r{number}", status="running")
+        make_run(root, f"runs/a/b{number}/x/r{number}")
+    os.mkfifo(root / "p0/n/runs/r2/summary.json")
+    (root / "p1/n/runs/link").symlink_to("/nowhere")
+    (root / "runs/a/b3/link").symlink_to("/nowhere")
+    (root / "runs/a/b4/x/bad\x01name").mkdir()
+    (root / f"runs/{'/'.join('deep' for _ in range(40))}").mkdir(parents=True)
+
+
+def _changes_of_many_kinds(root: Path) -> None:
+    append(root / "p0/n/runs/r0/logs.txt", b"line\n")
+    append(root / "runs/a/b7/x/r7/logs.txt", b"line\n")
+    make_run(root, "a/first/runs/r")
+    make_run(root, "p0/n/runs/r00")
+    make_run(root, "runs/a/b3/between/r")
+    make_run(root, "z/last/runs/r")
+    shutil.rmtree(root / "p0/n/runs/r4")
+    shutil.rmtree(root / "runs/a/b5")
+    (root / "p0/n/runs/r2/summary.json").unlink()
+    (root / "runs/a/b6/link").symlink_to("/nowhere")
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 100])
+def test_scan_in_parts_finds_what_a_whole_one_finds(root: Path, count: int) -> None:
+    _many_kinds_of_trouble(root)
+    standing = Standing()
+    with ManifestGenerator(root).session(standing, Hooks()) as session:
+        before = session.publish()[0]
+        assert before.problem_count >= 4
+        spans = standing.spans(count)
+        assert len(spans) == -(-len(standing) // count)
+        for span in spans:
+            session.publish_changes(span, renew=False)
+        assert head(root).identity == before.identity, "nothing changed"
+        _changes_of_many_kinds(root)
+        for span in standing.spans(count):
+            session.publish_changes(span, renew=False)
+        found = head(root)
+        assert found.identity.revision > 1
+        assert standing.summary is not None
+        assert standing.summary.identity == found.identity
+        header, _ = session.publish(still=True)
+        assert header.identity == found.identity, "all is known"
+    manifest = read_manifest(root / ".runicorn/full_manifest.json")
+    assert manifest.header == header
+    assert generate(root, incremental=False).header.identity == found.identity
+    assert paths(read_manifest(root / ".runicorn/full_manifest.json")) == paths(manifest)
+    same(root)
+
+
+@pytest.mark.parametrize("which", ["MANIFESTS_S", "INTERVAL_S"])
+def test_change_does_not_wait_for_a_scan_of_the_whole_root(
+    root: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    from runicorn.manifest.session import Session
+
+    real = Session.publish_changes
+    begun, steps = threading.Event(), queue.Queue[str]()
+
+    def publish_changes(self: Session, limit: Limit, **options: Any) -> object:
+        done = real(self, limit, **options)
+        if isinstance(limit, Span):
+            steps.put(f"part from {limit.start}")
+            if not begun.is_set():
+                append(root / "p/n/runs/r0/logs.txt", b"line\n")  # behind the part that has it
+                begun.set()
+        elif begun.is_set():
+            steps.put(f"changed: {limit.folders}")
+        return done
+
+    monkeypatch.setattr(Session, "publish_changes", publish_changes)
+    monkeypatch.setattr("runicorn.manifest.watch._PART_RUNS", 1)
+    monkeypatch.setattr(f"runicorn.manifest.pace.{which}", 0.1)
+    with watching(root) as (_, told):
+        told.until(lambda each: each.identity.revision == 2)
+        seen = [steps.get(timeout=LONG) for _ in range(4)]
+    assert seen == [
+        "part from ",
+        "changed: ['p/n/runs/r0']",
+        "part from p/n/runs/r1/",
+        "part from p/n/runs/r2/",
+    ]
 
 
 def test_problem_comes_and_goes(root: Path) -> None:

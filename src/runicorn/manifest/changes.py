@@ -30,13 +30,16 @@ class Published(NamedTuple):
     runs: int
 
 
-def publish_changes(order: Order, limit: Limit | None, *, renew: bool) -> Published:
+def publish_changes(
+    order: Order, limit: Limit | None, *, renew: bool, began: float | None = None
+) -> Published:
     """Scan some folders and publish what changed in them, under the generator's lock.
 
     Args:
         order: what; its ``standing`` holds the last scan.
         limit: where something may have changed; None for anywhere.
         renew: whether HEAD is renewed also when nothing changed: it is known of the whole root.
+        began: when the look at the whole root began that ends with this, by the monotonic clock; else None.
 
     Raises:
         LimitLost: only a whole generation can go on.
@@ -56,7 +59,7 @@ def publish_changes(order: Order, limit: Limit | None, *, renew: bool) -> Publis
         journal.open()
         if journal.identity != previous.identity:
             raise LimitLost("the journal has another state than the last scan")
-        return _Changes(order, standing, journal, previous).publish(limit, renew=renew)
+        return _Changes(order, standing, journal, previous).publish(limit, renew=renew, began=began)
     except StateLost as error:
         raise LimitLost(str(error)) from error
     finally:
@@ -74,8 +77,8 @@ class _Changes:
         self._count = len(standing)
         self._listed_otherwise = False
 
-    def publish(self, limit: Limit | None, *, renew: bool) -> Published:
-        looked_at, started = time.time(), time.monotonic() if limit is None else None
+    def publish(self, limit: Limit | None, *, renew: bool, began: float | None) -> Published:
+        looked_at = time.time()
         scanner = self._scanner(limit)
         for found in scanner.scan(self._standing.covered(limit)):
             self._order.hooks.beat()
@@ -91,7 +94,7 @@ class _Changes:
             total_files=self._sums.files,
             total_bytes=self._sums.size,
         )
-        outcome = Outcome(header, self._previous.identity, scanner.revoked, self._sums, started)
+        outcome = Outcome(header, self._previous.identity, scanner.revoked, self._sums, began)
         if renew or summary != self._previous or scanner.revoked:
             self._journal.publish(outcome, self._state, summary, self._previous)
         self._stand(scanner, summary)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +65,7 @@ class Order(NamedTuple):
         compact: whether it is begun anew.
         standing: takes what was found, for `runicorn.manifest.changes`; None when nobody wants it.
         hooks: whom to tell.
+        still: whether ``standing`` is what there is, so that nothing has to be looked at.
     """
 
     root: str
@@ -79,6 +80,7 @@ class Order(NamedTuple):
     compact: bool
     standing: Standing | None = None
     hooks: Hooks = Hooks()
+    still: bool = False
 
 
 def publish(order: Order, runs: list[Run] | None) -> tuple[Header, str]:
@@ -97,17 +99,19 @@ def publish(order: Order, runs: list[Run] | None) -> tuple[Header, str]:
     """
     journal = JournalWriter(order.output, order.root, wanted=order.journal, compact=order.compact)
     journal.beat = order.hooks.beat
+    known = None
     if order.standing is not None:
-        order.standing.summary = None
+        known, order.standing.summary = order.standing.summary, None
     try:
         journal.open()
+        order = order._replace(still=order.still and known is not None and journal.identity == known.identity)
         try:
             header = _Generation(order, journal, runs, StateReader(order.output / STATE_NAME)).run()
         except StateLost as error:
             _log.info("no scan state (%s): everything is read", error)
             if runs is not None:
                 runs.clear()
-            header = _Generation(order, journal, runs, None).run()
+            header = _Generation(order._replace(still=False), journal, runs, None).run()
         return header, journal.trouble
     finally:
         journal.close()
@@ -138,6 +142,19 @@ def full_header(order: Order, looked_at: float, problems: Problems, identity: Id
     )
 
 
+class _Still:
+    """In the place of a scanner, when nothing has to be looked at."""
+
+    revoked = False
+    files_read = bytes_read = 0
+
+    def __init__(self, problems: Problems) -> None:
+        self.problems = problems
+
+    def scan(self, previous: Iterable[RunState]) -> Iterator[Found]:
+        return (Found(each, each) for each in previous)
+
+
 class _Generation:
     """One generation, under the lock."""
 
@@ -160,13 +177,7 @@ class _Generation:
 
     def run(self) -> Header:
         for_journal = self._journal.for_scan(capture=self._reader is not None)
-        scanner = Scanner(
-            self._order.root,
-            self._order.racy_from,
-            incremental=self._order.incremental,
-            journal=for_journal,
-            scope=Scope(entered=self._order.hooks.entered, beat=self._order.hooks.beat),
-        )
+        scanner = self._scanner(for_journal)
         try:
             previous = self._reader.runs() if self._reader is not None else iter(())
             for found in scanner.scan(previous):
@@ -182,7 +193,19 @@ class _Generation:
             self._body.close()
             self._state.close()
 
-    def _log_scan(self, scanner: Scanner, duration: float) -> None:
+    def _scanner(self, for_journal: ForJournal) -> Scanner | _Still:
+        order = self._order
+        if order.still and order.standing is not None:
+            return _Still(order.standing.problems)
+        return Scanner(
+            order.root,
+            order.racy_from,
+            incremental=order.incremental,
+            journal=for_journal,
+            scope=Scope(entered=order.hooks.entered, beat=order.hooks.beat),
+        )
+
+    def _log_scan(self, scanner: Scanner | _Still, duration: float) -> None:
         if not _log.isEnabledFor(logging.DEBUG):
             return
         _log.debug("scanned %d runs in %.3f s", self._state.runs, duration)
@@ -191,14 +214,15 @@ class _Generation:
         for problem in scanner.problems.listed:
             _log.debug("problem: %s: %s: %s", problem.path, problem.kind, problem.message)
 
-    def _stand(self, scanner: Scanner, for_journal: ForJournal, header: Header) -> None:
+    def _stand(self, scanner: Scanner | _Still, for_journal: ForJournal, header: Header) -> None:
         """Leave what was found to the scans that look only at what changed."""
         standing = self._order.standing
         if standing is None:
             return
-        standing.keep_only(self._found)
-        standing.problems = scanner.problems
-        standing.audience = for_journal.told
+        if not self._order.still:
+            standing.keep_only(self._found)
+            standing.problems = scanner.problems
+            standing.audience = for_journal.told
         if self._journal.identity == header.identity:
             standing.summary = Summary(header.identity, scanner.problems.digest, len(standing))
 
@@ -212,7 +236,7 @@ class _Generation:
             self._state.start()
             self._body.start()
             return
-        if self._order.standing is not None:
+        if self._order.standing is not None and not self._order.still:
             self._order.standing.put(now)
             self._found.add(now.folder)
         if now is old:
@@ -234,13 +258,15 @@ class _Generation:
             self._changed = True
             self._body.put(now)
 
-    def _install(self, scanner: Scanner) -> Header:
+    def _install(self, scanner: Scanner | _Still) -> Header:
         problems = scanner.problems
         previous = self._reader.summary if self._reader is not None else None
+        if self._order.still and (previous is None or previous.identity != self._journal.identity):
+            raise StateLost("it has another state than the journal")
         identity = self._identity(previous, problems)
         old = previous.identity if previous is not None else None
         outcome = Outcome(
-            self._full_header(identity, problems), old, scanner.revoked, self._state.sums, self._started
+            self._full_header(identity, problems), old, scanner.revoked, self._state.sums, self._took()
         )
         summary = Summary(identity, problems.digest, self._state.runs)
         self._journal.publish(outcome, self._state, summary, previous)
@@ -249,6 +275,9 @@ class _Generation:
         target = self._order.target
         write_manifest(target, header, self._body.streams(target, (identity, old)))
         return header
+
+    def _took(self) -> float | None:
+        return None if self._order.still else self._started
 
     def _identity(self, previous: Summary | None, problems: Problems) -> Identity:
         stored = stored_headers(self._folder)

@@ -34,6 +34,29 @@ class Limit:
         return path in self._above or self.covers(path)
 
 
+class Span(Limit):
+    """A part of the root, in order of run folders: spans that follow each other make up the whole.
+
+    Args:
+        start: the first run folder with a slash behind it; empty for the beginning.
+        end: the first one of the next part, likewise; None for the end.
+    """
+
+    def __init__(self, start: str, end: str | None) -> None:
+        super().__init__(())
+        self.start = start
+        self.end = end
+
+    def covers(self, path: str) -> bool:
+        """Whether a path belongs to the part."""
+        key = path + "/"
+        return self.start <= key and (self.end is None or key < self.end)
+
+    def reaches(self, path: str) -> bool:
+        """Whether the scan has to enter a folder: it is in the part, or the part begins below it."""
+        return self.covers(path) or self.start.startswith(path + "/")
+
+
 def _above(path: str) -> Iterable[str]:
     """The folders above a path, without the root."""
     parts = path.split("/")

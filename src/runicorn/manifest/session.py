@@ -43,16 +43,21 @@ class Session:
         self.lock = lock
         self.output = order.output
 
-    def publish(self, runs: list[Run] | None = None) -> tuple[Header, str]:
-        """A whole generation, as `runicorn.manifest.generation.publish`."""
+    def publish(self, runs: list[Run] | None = None, *, still: bool = False) -> tuple[Header, str]:
+        """A whole generation, as `runicorn.manifest.generation.publish`.
+
+        Args:
+            runs: see there.
+            still: whether what the last scans found is written, without another one.
+        """
         with self._told():
             self._sweep()
-            return publish(self._timed(), runs)
+            return publish(self._timed()._replace(still=still), runs)
 
-    def publish_changes(self, limit: Limit | None, *, renew: bool) -> Published:
+    def publish_changes(self, limit: Limit | None, *, renew: bool, began: float | None = None) -> Published:
         """A generation without manifests, as `runicorn.manifest.changes.publish_changes`."""
         with self._told():
-            return publish_changes(self._timed(), limit, renew=renew)
+            return publish_changes(self._timed(), limit, renew=renew, began=began)
 
     def _timed(self) -> Order:
         return self._order._replace(racy_from=now_by_all_clocks(self.lock, self._order.root) - RACY_NS)

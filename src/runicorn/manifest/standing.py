@@ -10,7 +10,7 @@ import zlib
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 
-from runicorn.manifest.scan_limit import Limit
+from runicorn.manifest.scan_limit import Limit, Span
 from runicorn.manifest.scan_problems import Problems
 from runicorn.manifest.scan_state import RunState, Summary, Sums
 
@@ -77,12 +77,23 @@ class Standing:
             for key in [*self._order]:
                 yield self.get(key[:-1])
             return
+        if isinstance(limit, Span):
+            end = None if limit.end is None else bisect_left(self._order, limit.end)
+            for key in self._order[bisect_left(self._order, limit.start) : end]:
+                yield self.get(key[:-1])
+            return
         for folder in sorted(limit.folders, key=lambda each: each + "/"):
             start = folder + "/"
             for at in range(bisect_left(self._order, start), len(self._order)):
                 if not self._order[at].startswith(start):
                     break
                 yield self.get(self._order[at][:-1])
+
+    def spans(self, count: int) -> list[Span]:
+        """The whole root in parts of about so many runs."""
+        starts = ["", *self._order[count::count]]
+        ends = [*starts[1:], None]
+        return [Span(start, end) for start, end in zip(starts, ends, strict=True)]
 
     def newest(self, since: int, count: int) -> list[str]:
         """The folders of the runs that changed last.

@@ -37,6 +37,8 @@ LIVELY_S = 900.0
 _LIVELY_RUNS = 200
 _MAX_DELTA = 16 * 1024 * 1024
 _NOISE_S = 0.05
+_PART_RUNS = 1000
+_MOST_PARTS = 20
 _AWAY_S = 1.0
 
 _log = logging.getLogger("runicorn.manifest")
@@ -235,20 +237,45 @@ class Watch:
     # -- generations -----------------------------------------------------------------------------
 
     def _publish_all(self, session: Session) -> None:
-        self._listen()
-        self._changed.clear()
         with self._pace.measured_all():
-            header, trouble = session.publish()
+            still = self._found_in_parts(session)
+            if not still:
+                self._listen()
+                self._changed.clear()
+            header, trouble = session.publish(still=still)
         self._behind = self._opening = False
         self._tell_trouble(trouble)
         self._pace.journal = self._standing.summary is not None
         self._after(header)
 
+    def _found_in_parts(self, session: Session) -> bool:
+        """Scan the whole root in parts, where that can be; whether nothing has to be scanned any more."""
+        if self._opening or self._standing.summary is None:
+            return False
+        try:
+            self._scan_parts(session)
+        except LimitLost as error:
+            _log.debug("the whole root is scanned at once: %s", error)
+            return False
+        return True
+
     def _scan_all(self, session: Session) -> None:
-        self._listen()
-        self._changed.clear()
         with self._pace.measured_scan():
-            self._publish_part(session, None, renew=True)
+            self._scan_parts(session)
+
+    def _scan_parts(self, session: Session) -> None:
+        """However large the root: what changes meanwhile does not wait for the end. Who stops it neither."""
+        began = time.monotonic()
+        # Each part lists the folders above its runs again: the more parts, the more it costs.
+        *parts, last = self._standing.spans(max(_PART_RUNS, len(self._standing) // _MOST_PARTS))
+        for part in parts:
+            if self._stopped:
+                return
+            self._publish_part(session, part, renew=False)
+            self._listen()
+            if self._changed:
+                self._publish_changed(session)
+        self._publish_part(session, last, renew=True, began=began)
 
     def _publish_changed(self, session: Session) -> None:
         self._listen()
@@ -267,8 +294,10 @@ class Watch:
     def _give_sign(self, session: Session) -> None:
         self._publish_part(session, Limit(()), renew=True)
 
-    def _publish_part(self, session: Session, limit: Limit | None, *, renew: bool) -> None:
-        done = session.publish_changes(limit, renew=renew)
+    def _publish_part(
+        self, session: Session, limit: Limit, *, renew: bool, began: float | None = None
+    ) -> None:
+        done = session.publish_changes(limit, renew=renew, began=began)
         self._behind = self._behind or done.runs > 0
         if renew or done.runs:
             self._pace.signed()
