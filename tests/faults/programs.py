@@ -164,14 +164,14 @@ class WatchingClient(Program):
 
     Attributes:
         events: how many it told of each kind.
-        is_connected: whether it is, as far as it told.
+        is_well: whether it has synced since its connection was lost.
         changes: files that it brought or removed.
     """
 
     def __init__(self, *arguments: str | Path) -> None:
         super().__init__("sync", *arguments, "--watch", "--json")
         self.events: Counter[str] = Counter()
-        self.is_connected = False
+        self.is_well = False
         self.changes = 0
 
     def heard(self, is_out: bool, line: str) -> None:
@@ -180,8 +180,8 @@ class WatchingClient(Program):
             return
         document: dict[str, Any] = json.loads(line)
         self.events[document["event"]] += 1
-        if document["event"] in ("connected", "connection_lost"):
-            self.is_connected = document["event"] == "connected"
+        if document["event"] in ("sync", "connection_lost"):
+            self.is_well = document["event"] == "sync"
         if document["event"] == "sync":
             self.changes += document["files_synced"] + document["removed_count"]
 

@@ -32,9 +32,8 @@ RUNS, CHANGE_EVERY = 24, 0.04
 SLEEP = 2.0
 """Seconds that the client sleeps."""
 
-ARRIVE = 30.0
-"""Seconds until the last change has to be there: a client that has lost its connection some times in a row
-waits for up to a half of that."""
+ARRIVE = 20.0
+"""Seconds until the last change has to be there."""
 
 MEMORY = 20_000_000
 """Bytes that a process may grow by."""
@@ -77,8 +76,11 @@ class Trouble:
             self.generator.lives()
 
     def _cut(self, cut: Callable[[], None]) -> None:
-        """Cut the connection, until the client has noticed."""
-        self.client.until(lambda: self.client.is_connected)
+        """Cut the connection, until the client has noticed; but not before it is well.
+
+        Cut each time in the moment of the login, it would wait longer and longer before the next one.
+        """
+        self.client.until(lambda: self.client.is_well)
         before = self.client.events["connection_lost"]
         cut()
         self.client.until(lambda: self.client.events["connection_lost"] > before)
