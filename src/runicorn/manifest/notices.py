@@ -137,6 +137,11 @@ class Notices:
         except OSError as error:
             self.failure = _reason(error)
 
+    @property
+    def holds(self) -> bool:
+        """Whether `keep` has taken over something that was not read yet: the handle does not tell of it."""
+        return bool(self._kept)
+
     def keep(self) -> None:
         """Take over what was told, for the next `read`: the system's queue is short, a scan may be long."""
         now = time.monotonic()

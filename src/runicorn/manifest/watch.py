@@ -322,19 +322,27 @@ class Watch:
             left = min(due - time.monotonic(), self._supervisor.period)
             if left <= 0:
                 return
-            poll = select.poll()
-            poll.register(self._wake, select.POLLIN)
-            if self._notices is not None and not self._changed:
-                poll.register(self._notices.fileno(), select.POLLIN)
-            ready = {fd for fd, _ in poll.poll(left * 1000 + 1)}
+            told = self._is_told_within(left)
             self._supervisor.beat()
-            if self._notices is not None and self._notices.fileno() in ready:
+            if told:
                 lost = self._listen()
                 if self._changed:
                     self._pace.first_change()
                 if self._changed or lost:
                     return
                 self._pause()
+
+    def _is_told_within(self, seconds: float) -> bool:
+        """Wait for notices, when none was heard that waits for its publication, or for `stop`."""
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        notices = self._notices if not self._changed else None
+        if notices is None:
+            poll.poll(seconds * 1000 + 1)
+            return False
+        poll.register(notices.fileno(), select.POLLIN)
+        ready = poll.poll(0 if notices.holds else seconds * 1000 + 1)
+        return notices.holds or notices.fileno() in {fd for fd, _ in ready}
 
     def _pause(self) -> None:
         """Noise of files that do not belong is not to be followed write by write."""
