@@ -109,6 +109,17 @@ def test_login_refused_says_permission_denied(sshd: Sshd) -> None:
     assert "ssh-add" in error.hint
 
 
+def test_login_with_too_many_tries_is_refused_and_not_a_lost_connection(tmp_path: Path) -> None:
+    ssh = tmp_path / "ssh"
+    said = "Received disconnect from ::1 port 22:2: Too many authentication failures\nDisconnected from ::1"
+    ssh.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 255\n")
+    ssh.chmod(0o755)
+    error = refused(SshTarget("host", command=(str(ssh),)))
+    assert type(error) is LoginError
+    assert "Too many authentication failures" in str(error)
+    assert "--identity" in error.hint
+
+
 def test_connection_refused() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -38,10 +38,12 @@ _NOISE: Final = re.compile(r"debug\d:|Warning: Permanently added|@@@|channel \d+
 _HINTS: Final = (
     ("subsystem request failed", "the server must offer the sftp subsystem"),
     ("Permission denied", "check the user name, and the key with `ssh-add -l`"),
+    ("Too many authentication failures", "let ssh offer one key only: `--identity`, and IdentitiesOnly"),
     ("Could not resolve hostname", "check the host's name, and ~/.ssh/config"),
     ("Connection refused", "check the port, and that sshd runs on the server"),
 )
-_REFUSALS: Final = ("subsystem request failed", "Permission denied")
+_REFUSALS: Final = ("subsystem request failed", "Permission denied", "Too many authentication failures")
+"""What trying again would not better; servers lock out who tries again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +304,10 @@ class SshConnection:
             return HostKeyError(f"the host key was refused: {useful[-1] if useful else said}")
         for sign, hint in _HINTS:
             if sign in text:
-                return (LoginError if sign in _REFUSALS else ConnectError)(said, hint=hint)
+                told = [line for line in _useful_lines(self._stderr) if sign in line]
+                return (LoginError if sign in _REFUSALS else ConnectError)(
+                    told[-1] if told else said, hint=hint
+                )
         command = printable(shlex.join(self._argv), 400)
         return ConnectError(said or f"{self._program} ended", hint=f"check that `{command}` works")
 
