@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -105,6 +108,18 @@ def test_status_bounds_the_age_of_a_publication_by_two_looks(root: Path, mirror:
     found = json.loads(runicorn("status", mirror, "--json").expect(0).out)["publication"]
     assert 0 <= found["age_at_least"] <= found["age_at_most"] < 120
     assert " ago: between the looks" in runicorn("status", mirror).out
+
+
+def test_status_after_this_machines_clock_was_set_back_claims_no_age(root: Path, mirror: Path) -> None:
+    sync(root, mirror).expect(0)
+    ahead = time.time() + 7200
+    with contextlib.closing(sqlite3.connect(mirror / ".runicorn/state.db")) as database, database:
+        value = json.dumps([ahead, 5.0, ahead, ahead])
+        database.execute("UPDATE meta SET value = ? WHERE key = 'contact'", (value,))
+    found = json.loads(runicorn("status", mirror, "--json").expect(0).out)
+    assert found["contact"]["age"] is None
+    assert (found["publication"]["age_at_least"], found["publication"]["age_at_most"]) == (0.0, None)
+    assert "a time to come" in runicorn("status", mirror).expect(0).out
 
 
 def test_status_names_what_failed_last(root: Path, mirror: Path) -> None:

@@ -83,6 +83,18 @@ def test_server_whose_clock_goes_back_is_alive() -> None:
     assert state.usual is None
 
 
+def test_time_in_which_the_server_could_not_be_seen_is_none_of_its_gaps() -> None:
+    state = Staleness()
+    state.saw(100.0, now=0.0)
+    state.saw(400.0, now=300.0)
+    state.missed()
+    state.saw(36000.0, now=35900.0)
+    assert state.usual == 300.0
+    state.saw(36200.0, now=36100.0)
+    assert state.usual == 300.0
+    assert state.saw(36200.0, now=36100.0 + 901)
+
+
 def test_nothing_published_is_never_stale() -> None:
     state = Staleness()
     assert not state.saw(None, now=0.0)
@@ -151,3 +163,11 @@ def test_age_of_a_publication_lies_between_two_looks() -> None:
 @pytest.mark.parametrize("raw", [None, [], "x", [1, 2, 3], [1, 2, 3, "4"], [None, 1, 2, 3], {"at": 1}])
 def test_contact_that_makes_no_sense_is_none(raw: object) -> None:
     assert Contact.of(raw) is None
+
+
+def test_clock_of_ours_that_went_back_bounds_no_age() -> None:
+    late = Contact(5000.0, 900.0, 5000.0, 4000.0)
+    same = late.then(100.0, 101.0, 900.0)
+    assert (same.at, same.seen_at, same.older_at) == (100.0, 101.0, None)
+    newer = late.then(100.0, 101.0, 905.0)
+    assert (newer.seen_at, newer.older_at) == (101.0, None)

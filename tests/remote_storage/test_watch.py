@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -49,6 +50,7 @@ from tests.remote_storage.helpers import (
     overwrite,
     run_files,
 )
+from tests.remote_storage.journal_helpers import epoch_path
 from tests.remote_storage.test_pace import FakeClock
 
 NEWS = SyncReport(method="journal", files_synced=1)
@@ -448,6 +450,20 @@ def test_deleted_and_compacted_is_followed(site: Site) -> None:
         site.publish()
         settled(live)
         assert run_files(site.mirror) == run_files(site.root)
+
+
+def test_servers_clock_that_was_years_ahead_and_is_put_right_is_believed(site: Site) -> None:
+    site.publish()
+    with Live(site) as live:
+        settled(live)
+        for moment in (3_000_000_000, 1_700_000_000, 1_700_000_300):
+            os.utime(epoch_path(site), (moment, moment))
+            assert live.session.look() is None
+            assert live.session.looked_at == moment
+            live.clock.steady += FULL_LOOK
+            report = live.session.look()
+            assert report is not None
+            assert report.generated_at == live.session.looked_at == moment
 
 
 def test_watcher_over_a_real_root_brings_each_change(site: Site, tmp_path: Path) -> None:

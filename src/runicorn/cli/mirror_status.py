@@ -87,18 +87,22 @@ def _document(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _contact(contact: Contact | None, now: float) -> dict[str, Any] | None:
-    return None if contact is None else {"at": contact.at, "age": max(0.0, now - contact.at)}
+    return None if contact is None else {"at": contact.at, "age": _age(contact.at, now)}
 
 
 def _publication(contact: Contact | None, now: float) -> dict[str, Any] | None:
     if contact is None or contact.looked_at is None:
         return None
-    older = contact.older_at
     return {
         "looked_at": contact.looked_at,
         "age_at_least": max(0.0, now - contact.seen_at),
-        "age_at_most": None if older is None else max(0.0, now - older),
+        "age_at_most": None if contact.older_at is None else _age(contact.older_at, now),
     }
+
+
+def _age(moment: float, now: float) -> float | None:
+    """Seconds; None for a time to come: this machine's clock was set back, or another one wrote it."""
+    return now - moment if moment <= now else None
 
 
 # -- for people ----------------------------------------------------------------------------------
@@ -117,7 +121,7 @@ def _text(document: dict[str, Any]) -> str:
 
 def _synced(document: dict[str, Any]) -> str:
     contact = document["contact"]
-    parts = ["never to its end" if contact is None else f"{age_text(contact['age'])} ago"]
+    parts = ["never to its end" if contact is None else _ago(contact["age"])]
     if document["revision"] is not None:
         parts.append(f"revision {document['revision']}")
     if document["method"]:
@@ -128,6 +132,10 @@ def _synced(document: dict[str, Any]) -> str:
     if document["syncing"]:
         parts.append("a sync is at work now, and notes its looks once a minute")
     return ", ".join(parts)
+
+
+def _ago(age: float | None) -> str:
+    return "at a time to come by this machine's clock" if age is None else f"{age_text(age)} ago"
 
 
 def _published(publication: dict[str, Any] | None) -> str:

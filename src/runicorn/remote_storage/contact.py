@@ -59,8 +59,16 @@ class Contact:
             looked_at: what it saw.
         """
         if looked_at is not None and looked_at == self.looked_at:
-            return Contact(began, looked_at, min(self.seen_at, ended), self.older_at)
-        return Contact(began, looked_at, ended, self.at if self.looked_at is not None else None)
+            return Contact(began, looked_at, min(self.seen_at, ended), _not_after(self.older_at, began))
+        return Contact(began, looked_at, ended, self._older(began))
+
+    def _older(self, began: float) -> float | None:
+        return _not_after(self.at, began) if self.looked_at is not None else None
+
+
+def _not_after(moment: float | None, now: float) -> float | None:
+    """A time of this machine's clock; None when that was set back since and tells nothing of it any more."""
+    return moment if moment is not None and moment <= now else None
 
 
 NEVER = Contact(0.0, None, 0.0, None)

@@ -17,7 +17,7 @@ from runicorn.remote_storage.diff import Note, SyncPlan, Transfer, decide
 from runicorn.remote_storage.journal_reader import JournalReader
 from runicorn.remote_storage.known import Cursor, Listed
 from runicorn.remote_storage.options import JOURNAL
-from runicorn.remote_storage.poll import Poll
+from runicorn.remote_storage.poll import Poll, newest_look
 from runicorn.remote_storage.problems import note_problems
 from runicorn.remote_storage.removal import Evidence, settle_marked
 from runicorn.remote_storage.replay import Replay
@@ -201,7 +201,7 @@ class JournalRung:
 
     def _go_on_polled(self, cursor: Cursor, place: Place, poll: Poll) -> SyncPlan | None:
         """Go on in an epoch that is open, without HEAD."""
-        looked_at = max(float(poll.looked_at), cursor.generated_at or 0.0)
+        looked_at = newest_look(poll.looked_at, cursor.generated_at)
         if poll.size == place.offset:
             self._announce(0)
             self._context.report.total_experiments, self._context.report.problem_count = self._reader.told

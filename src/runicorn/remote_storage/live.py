@@ -20,6 +20,7 @@ from runicorn.remote_storage.journal_reader import JournalReader
 from runicorn.remote_storage.mirror import Mirror
 from runicorn.remote_storage.opening import OpenMirror, open_mirror
 from runicorn.remote_storage.options import JOURNAL, SyncOptions
+from runicorn.remote_storage.poll import newest_look
 from runicorn.remote_storage.report import Observer, SyncReport, ignore
 from runicorn.remote_storage.state import MirrorState
 from runicorn.remote_storage.sync import Way, mapped_failures, synchronize_open
@@ -171,7 +172,7 @@ class LiveSession:
         poll = way.journal.peek(self._still)
         if poll is None or poll.size != self._still.offset:
             return False
-        looked_at = max(float(poll.looked_at), self._contact.looked_at or 0.0)
+        looked_at = newest_look(poll.looked_at, self._contact.looked_at)
         self._contact = self._contact.then(began, self._clock.wall(), looked_at)
         return True
 

@@ -97,6 +97,7 @@ class Staleness:
         self._looked_at: float | None = None
         self._seen = 0.0
         self._gaps: deque[float] = deque(maxlen=_GAPS_KEPT)
+        self._is_gap_known = False
         self.is_stale = False
 
     @property
@@ -114,6 +115,10 @@ class Staleness:
         """Seconds since the server's time was last seen to change."""
         return now - self._seen
 
+    def missed(self) -> None:
+        """The server could not be seen for a while: how often it looked meanwhile is not known."""
+        self._is_gap_known = False
+
     def saw(self, looked_at: float | None, now: float) -> bool:
         """Take note of the server's time of its last look; returns whether `is_stale` has changed.
 
@@ -123,9 +128,11 @@ class Staleness:
         """
         was = self.is_stale
         if looked_at is None or looked_at != self._looked_at:
-            if looked_at is not None and self._looked_at is not None and looked_at > self._looked_at:
-                self._gaps.append(looked_at - self._looked_at)
+            gap = 0.0 if looked_at is None or self._looked_at is None else looked_at - self._looked_at
+            if gap > 0 and self._is_gap_known:
+                self._gaps.append(gap)
             self._looked_at, self._seen, self.is_stale = looked_at, now, False
+            self._is_gap_known = True
         else:
             self.is_stale = self.unchanged(now) > self.limit
         return self.is_stale != was

@@ -25,6 +25,22 @@ class Poll(NamedTuple):
     is_all: bool
 
 
+_SET_BACK = 60.0
+"""Seconds: between the append to a journal and its stamp it has a time that is a little too late."""
+
+
+def newest_look(stamp: int, known: float | None) -> float:
+    """When the generator last looked, by the stamp of its journal, which holds whole seconds.
+
+    Args:
+        stamp: seconds of the server's clock.
+        known: what was known before, by the same clock; a clock that went back since counts from where it is.
+    """
+    if known is None or stamp < known - _SET_BACK:
+        return float(stamp)
+    return max(float(stamp), known)
+
+
 def last_commit(place: Place, data: bytes) -> Place:
     """The place behind the last commit or seal in the bytes behind a place; only HEAD could tell of what
     follows whether it is damaged, or what a killed generator left."""

@@ -171,6 +171,7 @@ class Watcher:
     # -- trouble -----------------------------------------------------------------------------
 
     def _failed(self, error: RunicornError) -> float:
+        self._staleness.missed()
         if not self._options.persistent and not may_pass(error, has_worked=self._has_worked):
             raise error
         wait = self._backoff.failed(random.random())  # noqa: S311 - spreads load, protects nothing
@@ -183,6 +184,7 @@ class Watcher:
 
     def _lose(self, error: str, retry_in: float) -> None:
         self._session.disconnect()
+        self._staleness.missed()
         if self._lost_at is None:
             self._lost_at = self._clock.monotonic()
         self._was_connected = False
