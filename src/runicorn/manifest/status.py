@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,13 +104,10 @@ def root_status(root: Path, now: Callable[[], float] = time.time) -> RootStatus:
         message = f"there is no folder '{escape(str(root))}'"
         raise NoSuchRootError(message, hint="check the path", path=str(root))
     output = root / ARTEFACT_FOLDER
-    try:
+    with _told(output):
         head, trouble = _head(output / FOLDER)
         header, size = _manifest(output)
         journal = _journal(output / FOLDER, head) if head is not None else None
-    except OSError as error:
-        name = escape(str(error.filename or output))
-        raise PublishError(f"cannot read '{name}': {error.strerror}", path=name) from error
     newest = _newest(head, header)
     if newest is None:
         raise NoManifestError(f"nothing is published of '{escape(str(root))}'", path=str(root))
@@ -130,6 +127,15 @@ def root_status(root: Path, now: Callable[[], float] = time.time) -> RootStatus:
         journal_trouble=trouble,
         manifest=ManifestStatus(header.identity.revision, header.generated_at, size) if header else None,
     )
+
+
+@contextmanager
+def _told(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        name = escape(str(error.filename or output))
+        raise PublishError(f"cannot read '{name}': {error.strerror}", path=name) from error
 
 
 def _newest(head: Head | None, header: Header | None) -> Head | Header | None:

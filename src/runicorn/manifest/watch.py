@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from runicorn.errors import GeneratorBusy, PublishError, RootGone, UsageError
 from runicorn.manifest.generation import Hooks
@@ -23,6 +22,7 @@ from runicorn.manifest.generator_lock import LOCK_NAME
 from runicorn.manifest.model import Header
 from runicorn.manifest.notices import NoNoticesError, Notices
 from runicorn.manifest.pace import Pace
+from runicorn.manifest.presence import Presence
 from runicorn.manifest.rules import escape
 from runicorn.manifest.scan_delta import delta_size
 from runicorn.manifest.scan_limit import Limit, LimitLost
@@ -56,18 +56,6 @@ class WatchObserver:
 
 class _Stopped(Exception):  # noqa: N818 - what was asked for
     """`stop` was called before the first generation had ended."""
-
-
-class _Known(NamedTuple):
-    """The root and the lock file, as they were when work began."""
-
-    root: tuple[int, int]
-    lock: tuple[int, int]
-
-
-def _place_of(path: str | int) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
 
 
 class Watch:
@@ -117,7 +105,7 @@ class Watch:
         self._told = ""
         self._trouble = ""
         self._opening = False
-        self._known: _Known | None = None
+        self._presence = Presence(self._root, self._generator.output_dir / LOCK_NAME)
         self._stopped = False
         self._wake, self._waker = os.pipe()
         os.set_blocking(self._waker, False)
@@ -160,11 +148,11 @@ class Watch:
     def _work(self, *, first: bool) -> bool:
         """Publish until the root goes away or `stop` is called; False: what follows is not the first time."""
         self._standing = Standing()
-        hooks = Hooks(self._entered, self._beat, self._check)
+        hooks = Hooks(self._entered, self._beat, self._presence.require)
         self._opening = True
         with self._generator.session(self._standing, hooks) as session:
             try:
-                self._known = _Known(_place_of(str(self._root)), _place_of(session.lock))
+                self._presence.begin(session.lock)
                 self._begin_notices()
                 self._publish_all(session)
                 self._say_back(first=first)
@@ -191,24 +179,13 @@ class Watch:
         if not first:
             self._say(f"the root '{escape(str(self._root))}' is back")
 
-    def _check(self) -> None:
-        """Nothing may be published of a root that is not the one it was: it may be the place of a mount."""
-        try:
-            lock = str(self._generator.output_dir / LOCK_NAME)
-            if _Known(_place_of(str(self._root)), _place_of(lock)) == self._known:
-                return
-        except OSError:
-            pass  # whatever is wrong, it is not there
-        message = f"the root '{escape(str(self._root))}', or the generator's folder in it, has gone away"
-        raise RootGone(message, path=str(self._root))
-
     def _turn(self, session: Session) -> None:
         """Wait for the next thing to do, and do it."""
         self._wait(self._pace.due(changed=bool(self._changed)))
         if self._stopped:
             return
         self._supervisor.beat()
-        self._check()
+        self._presence.require()
         if self._pace.all_is_due():
             self._attempt(session, self._publish_all)
         elif self._pace.scan_is_due():
@@ -230,7 +207,7 @@ class Watch:
         except RootGone:
             raise
         except PublishError as error:
-            self._check()
+            self._presence.require()
             self._tell_trouble(str(error))
             self._pace.failed()
 
@@ -386,14 +363,8 @@ class Watch:
             select.select([self._wake], [], [], _AWAY_S)
             self._supervisor.beat()
             with suppress(OSError):
-                if self._is_back():
+                if self._presence.is_back():
                     return
-
-    def _is_back(self) -> bool:
-        """Another folder counts when the generator's own one is in it: an empty place of a mount has none."""
-        if self._known is not None and _place_of(str(self._root)) == self._known.root:
-            return True
-        return os.path.exists(self._generator.output_dir / LOCK_NAME)
 
     def _tell_trouble(self, text: str) -> None:
         """Say why not all can be published, and when that has ended (empty text)."""
