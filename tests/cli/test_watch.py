@@ -18,7 +18,10 @@ from typing import Any
 
 import pytest
 
+from runicorn.cli import reach
 from runicorn.cli.side_by_side import Work, run_side_by_side, worst
+from runicorn.errors import CancelledError
+from runicorn.remote_storage.source import parse_source
 from testbed.proxy import DelayProxy
 from testbed.sshd import Sshd
 from tests.faults.process import (
@@ -32,7 +35,7 @@ from tests.faults.process import (
     runicorn,
     sync,
 )
-from tests.manifest.helpers import PROJECT_RUN, append, make_run
+from tests.manifest.helpers import PATH_RUN, PROJECT_RUN, append, make_run
 
 
 class Watch:
@@ -142,6 +145,21 @@ def test_one_login_is_enough_for_many_changes(root: Path, mirror: Path) -> None:
             watch.until(watch.out, "appended")
         assert watch.end() == 0
         assert server.log().count("Accepted publickey") == 1
+
+
+def test_watch_says_no_age_by_two_clocks_and_no_note_twice(root: Path, mirror: Path) -> None:
+    long_ago = time.time() - 10 * 86400
+    with pytest.MonkeyPatch.context() as patch, Watch(root, mirror) as watch:
+        patch.setattr("runicorn.manifest.generation.time.time", lambda: long_ago)
+        watch.until(watch.out, "fetched")
+        (root / PATH_RUN / "logs.txt").unlink()
+        for count in range(3):
+            grow(root, b'{"step": %d}\n' % count)
+            watch.until(watch.out, "appended")
+        assert watch.end() == 0
+    said = list(watch.err.queue)
+    assert not any("clocks" in line for line in said), said
+    assert sum("are kept" in line for line in said) == 1, said
 
 
 def test_cut_connection_is_said_made_anew_and_loses_nothing(root: Path, mirror: Path) -> None:
@@ -372,6 +390,23 @@ def test_second_signal_insists_and_leaves_no_ssh_behind(mirror: Path, tmp_path: 
         assert "stopped" in watch.until(watch.err, "stopped")
         assert "Traceback" not in "".join(watch.said)
         assert not Path(f"/proc/{number}").exists()
+
+
+def test_login_that_was_not_begun_when_all_ends_is_never_begun(tmp_path: Path) -> None:
+    ssh, started = tmp_path / "ssh", tmp_path / "started"
+    ssh.write_text(f'#!/bin/sh\ntouch "{started}"\n')
+    ssh.chmod(0o755)
+    connect = reach.Connector(parse_source("host:/data"), reach.Ssh(None, None, str(ssh)))
+    stop = threading.Event()
+    connect.heed(stop)
+    stop.set()
+    with pytest.raises(CancelledError):
+        connect()
+    late = reach.Connector(parse_source("host:/data"), reach.Ssh(None, None, str(ssh)))
+    late.abort()
+    with pytest.raises(CancelledError):
+        late()
+    assert not started.exists()
 
 
 def test_results_go_to_stdout_while_a_terminal_shows_progress(

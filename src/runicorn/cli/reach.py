@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from runicorn.errors import UsageError
+from runicorn.errors import CancelledError, UsageError
 
 if TYPE_CHECKING:
     from runicorn.remote_storage.remotes import Remotes
@@ -226,6 +226,12 @@ class Connector:
     def __init__(self, source: Source, ssh: Ssh, *, echo: bool = False, is_watch: bool = False) -> None:
         self._source, self._ssh, self._echo, self._is_watch = source, ssh, echo, is_watch
         self._made: SshConnection | None = None
+        self._guard = threading.Lock()
+        self._stop = threading.Event()
+
+    def heed(self, stop: threading.Event) -> None:
+        """Do not begin to log in once an event is set."""
+        self._stop = stop
 
     def _connection(self) -> SshConnection | None:
         if not self._is_watch:
@@ -238,6 +244,7 @@ class Connector:
         """A transport that is logged in; closing it ends ssh.
 
         Raises:
+            CancelledError: it is not wanted any more.
             RunicornError: as of `connection`, and of `SshConnection.engine`.
         """
         from runicorn.remote_storage.transport import LocalTransport
@@ -247,14 +254,21 @@ class Connector:
             return LocalTransport()
         with _ASKING if sys.stdin is not None and sys.stdin.isatty() else contextlib.nullcontext():
             try:
+                with self._guard:
+                    if self._stop.is_set():
+                        raise CancelledError("the login was stopped")
+                    made.start()
                 return made.engine()
             except BaseException:
                 made.close()
                 raise
 
     def abort(self) -> None:
-        """End the connection that was made last, or that is being made; may be called in any thread."""
-        made = self._made
+        """End the connection that was made last, or that is being made, and make no other one; may be called in
+        any thread."""
+        with self._guard:
+            self._stop.set()
+            made = self._made
         if made is not None:
             made.close()
 

@@ -59,6 +59,7 @@ def _work(
     say = voice.of(target)
 
     def run(stop: threading.Event) -> int:
+        connect.heed(stop)
         wait_jitter(voice.output.jitter, stop)
         with closing(LazyTransport(connect)) as transport:
             result = synchronize(transport, target.source.path, target.mirror, settings, watcher, stop)

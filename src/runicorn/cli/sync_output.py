@@ -50,7 +50,7 @@ class Output:
                 _show_plan(plan)
             if not self.quiet:
                 click.echo(summary(report, mirror))
-        for line in warnings(report, self.quiet):
+        for line in (*failures(report), *(() if self.quiet else notes(report, by_both_clocks=True))):
             click.echo(f"runicorn: {line}", err=True)
 
 
@@ -108,15 +108,22 @@ def summary(report: SyncReport, mirror: Path) -> str:
     return f"{done}, {size} ({report.method},{known} {took}) -> {place}"
 
 
-def warnings(report: SyncReport, quiet: bool) -> Iterator[str]:
-    """Lines of what went wrong or may surprise."""
+def failures(report: SyncReport) -> Iterator[str]:
+    """Lines of what went wrong."""
     for failure in report.failed[:MAX_NAMED_FAILURES]:
         yield f"{escape(failure.path)}: {failure.error}"
     more = len(report.failed) - MAX_NAMED_FAILURES
     if more > 0:
         yield f"... and {more} more files failed; the next sync tries them again"
-    if quiet:
-        return
+
+
+def notes(report: SyncReport, *, by_both_clocks: bool) -> Iterator[str]:
+    """Lines of what may surprise.
+
+    Args:
+        report: of the sync.
+        by_both_clocks: whether the server's clock is compared with ours, for want of anything better.
+    """
     if not report.skipped and not report.total_experiments:
         yield "there is no run below the source: is it the root that holds the projects?"
     elif not report.skipped and not report.total_files:
@@ -128,5 +135,5 @@ def warnings(report: SyncReport, quiet: bool) -> Iterator[str]:
     if report.problem_count:
         yield f"the server could not list everything: {report.problem_count} problems"
     age = 0.0 if report.generated_at is None else time.time() - report.generated_at
-    if age > OLD_PUBLICATION:
+    if by_both_clocks and age > OLD_PUBLICATION:
         yield f"the server last looked {age_text(age)} ago, if both clocks agree"

@@ -15,7 +15,7 @@ import click
 from runicorn.cli import reach
 from runicorn.cli.progress import FILE_EVENTS, observed
 from runicorn.cli.side_by_side import Work, run_side_by_side
-from runicorn.cli.sync_output import FORMAT_VERSION, summary, sync_as_json, warnings
+from runicorn.cli.sync_output import FORMAT_VERSION, failures, notes, summary, sync_as_json
 from runicorn.cli.units import age_text, duration_text
 from runicorn.errors import RunicornError
 from runicorn.manifest.rules import visible
@@ -68,7 +68,7 @@ def watch(
     for target in targets:
         reach.refuse_overlap(target.source, target.mirror)
         reach.connection(target.source, ssh)
-    voice = Voice(output)
+    voice = Voice(output, is_watch=True)
     failures: list[RunicornError] = []
     with observed(output.verbose, output.quiet or len(targets) > 1) as watchers:
         works = [
@@ -89,6 +89,7 @@ def _work(
     connect = reach.Connector(target.source, ssh, is_watch=True)
 
     def run(stop: threading.Event) -> int:
+        connect.heed(stop)
         session = LiveSession(connect, target.source.path, target.mirror, settings, tell, stop)
         Watcher(session, options, tell).run(stop)
         return 0
@@ -125,10 +126,13 @@ class Voice:
 
     Args:
         output: what is told, and how.
+        is_watch: whether it is said again and again; a watch tells by the server's clock alone whether what is
+            published is old.
     """
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, *, is_watch: bool = False) -> None:
         self.output = output
+        self.is_watch = is_watch
         self._turn = threading.Lock()
 
     def of(self, target: reach.Target) -> TargetVoice:
@@ -164,6 +168,7 @@ class TargetVoice:
         self._voice = voice
         self._target = target
         self._prefix = f"{target.name}: " if target.name else ""
+        self._noted: list[str] = []
 
     def __call__(self, event: Event) -> None:
         """Say what an event means, if it is worth a line."""
@@ -193,8 +198,16 @@ class TargetVoice:
         elif not output.quiet:
             now = time.strftime("%H:%M:%S")
             self._voice.result(f"{now} {self._prefix}{summary(report, self._target.mirror)}")
-        for line in warnings(report, output.quiet):
+        for line in (*failures(report), *(() if output.quiet else self._new_notes(report))):
             self._voice.notice(self._prefix + line)
+
+    def _new_notes(self, report: SyncReport) -> list[str]:
+        """What was not said after the sync before, too: a watch may go on for days."""
+        found = list(notes(report, by_both_clocks=not self._voice.is_watch))
+        new = [line for line in found if line not in self._noted]
+        if not report.skipped:
+            self._noted = found
+        return new
 
     def _object(self, name: str, **fields: Any) -> None:
         document = {
