@@ -440,6 +440,9 @@ def test_no_remotes_and_equal_mirrors_are_told(root: Path, tmp_path: Path, home:
     add(home, "b", "host:/x", tmp_path / "mirror")
     runicorn("sync", env=home).refused(2, "same mirror")
     runicorn("sync", "--dry-run", env=home).refused(2)
+    runicorn("remote", "remove", "b", env=home).expect(0)
+    add(home, "c", "host:/x", tmp_path / "mirror/below/it")
+    runicorn("sync", env=home).refused(2, "a and c", "inside each other")
 
 
 # -- work in threads -----------------------------------------------------------------------

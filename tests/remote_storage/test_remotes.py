@@ -7,6 +7,7 @@ import fcntl
 import os
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,10 @@ def test_name_that_cannot_be_is_refused(path: Path, name: str) -> None:
     [
         "[remotes.a\n",
         "remotes = 1\n",
+        '[remotes.a]\nsource = ":/d"\n',
+        '[remotes.a]\nsource = "d"\n',
+        '[remotes.a]\nsource = "a:/d"\nmirror = "m"\n',
+        '[remotes.a]\nsource = "a:/d"\nmirror = "~nobody-of-this-name/m"\n',
         "[remotes]\na = 1\n",
         "[remotes.a]\n",
         "[remotes.a]\nsource = 1\n",
@@ -176,3 +181,48 @@ def test_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None
 )
 def test_source_as_text_is_read_as_the_same_source(source: Source) -> None:
     assert parse_source(source.text) == source
+
+
+FORMS = [
+    'remotes = {a = {source = "h:/x"}, b = {source = "h:/y"}}  # c\n',
+    'remotes.a.source = "h:/x"\nremotes.b.source = "h:/y"  # keep\n',
+    '[remotes.a]\nsource = "h:/x"\n[other]\nk = 1\n[remotes.b]\nsource = "h:/y"  # keep\n',
+    '[remotes]\na.source = "h:/x"\nb = {source = "h:/y"}\n',
+    '# c\r\n[remotes.a]\r\nsource = "h:/x"\r\n[remotes.b]\r\nsource = "h:/y"\r\n',
+    '[remotes.a]\nsource = "h:/x"\n[remotes.a.more]\nk = 1\n[remotes.b]\nsource = "h:/y"',
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_change_keeps_the_other_remotes_or_is_refused_however_the_file_is_written(
+    path: Path, form: str
+) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(form.encode())
+    remotes = Remotes(path)
+    names = {each.name: each for each in remotes.all()}
+    new = Remote("new", "new:/d", None)
+    changes: list[tuple[Callable[[], object], dict[str, Remote]]] = [
+        (lambda: remotes.add(new), names | {"new": new}),
+        (lambda: remotes.remove("a"), {"b": names["b"], "new": new}),
+    ]
+    for change, expected in changes:
+        before = path.read_bytes()
+        try:
+            change()
+        except UsageError as error:
+            refusal = str(error)
+        else:
+            assert {each.name: each for each in remotes.all()} == expected
+            continue
+        assert "cannot change" in refusal
+        assert path.read_bytes() == before
+        return
+
+
+def test_links_that_go_in_a_circle_are_one_clear_line(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.symlink_to(path.with_name("other"))
+    path.with_name("other").symlink_to(path)
+    with pytest.raises(UsageError, match=r"cannot (read|write)"):
+        Remotes(path).add(Remote("a", "a:/d", None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shlex
 import sys
@@ -124,7 +125,11 @@ def _remote_of(text: str) -> tuple[str, str, Path | None] | None:
     found = remotes().get(text) if is_name(text) else None
     if found is None:
         return None
-    return found.name, found.source, found.mirror.expanduser() if found.mirror is not None else None
+    return (
+        found.name,
+        found.source,
+        Path(os.path.expanduser(found.mirror)) if found.mirror is not None else None,
+    )
 
 
 def mirror_of(text: str) -> tuple[str, Path]:
@@ -142,17 +147,25 @@ def all_targets(port: int | None = None) -> list[Target]:
     """The targets of all remotes.
 
     Raises:
-        UsageError: there is none, or one makes no sense; or two have the same mirror.
+        UsageError: there is none, or one makes no sense; or two mirrors are in each other's way.
     """
     found = [target(each.name, None, port) for each in remotes().all()]
     if not found:
         raise UsageError("there are no remotes yet", hint="`runicorn remote add NAME SOURCE` adds one")
-    places: dict[str, str] = {}
-    for each in found:
-        other = places.setdefault(os.path.realpath(each.mirror), each.name)
-        if other != each.name:
-            raise UsageError(f"the remotes {other} and {each.name} have the same mirror")
+    for one, other in itertools.combinations(found, 2):
+        if relation := _relation(one.mirror, other.mirror):
+            raise UsageError(f"the remotes {one.name} and {other.name} have {relation}")
     return found
+
+
+def _relation(one: Path, other: Path) -> str:
+    """How two mirrors get into each other's way; empty when they do not."""
+    places = [Path(os.path.realpath(each)) for each in (one, other)]
+    if places[0] == places[1]:
+        return "the same mirror"
+    if places[0] in places[1].parents or places[1] in places[0].parents:
+        return "mirrors that lie inside each other"
+    return ""
 
 
 def default_mirror(source: Source) -> Path:
@@ -254,18 +267,21 @@ class Connector:
             return LocalTransport()
         with _ASKING if sys.stdin is not None and sys.stdin.isatty() else contextlib.nullcontext():
             try:
-                with self._guard:
-                    if self._stop.is_set():
-                        raise CancelledError("the login was stopped")
-                    made.start()
+                self._start(made)
                 return made.engine()
             except BaseException:
                 made.close()
                 raise
 
+    def _start(self, made: SshConnection) -> None:
+        with self._guard:
+            if self._stop.is_set():
+                raise CancelledError("the login was stopped")
+            made.start()
+
     def abort(self) -> None:
-        """End the connection that was made last, or that is being made, and make no other one; may be called in
-        any thread."""
+        """End the connection that was made last, or that is being made, and make no other one; may be called
+        in any thread."""
         with self._guard:
             self._stop.set()
             made = self._made

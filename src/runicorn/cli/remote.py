@@ -48,7 +48,7 @@ def add(name: str, source: str, mirror: Path | None, quiet: bool) -> int:
     parsed = parse_source(source)
     if parsed.is_local:
         source = os.path.abspath(parsed.path)
-    place = None if mirror is None else Path(os.path.abspath(mirror.expanduser()))
+    place = None if mirror is None else Path(os.path.abspath(os.path.expanduser(mirror)))
     reach.refuse_overlap(parse_source(source), place or reach.default_mirror(parse_source(source)))
     reach.remotes().add(Remote(name, source, place))
     if not quiet:

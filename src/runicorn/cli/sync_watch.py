@@ -34,7 +34,7 @@ from runicorn.remote_storage.watch import Watcher, WatchOptions
 if TYPE_CHECKING:
     from runicorn.cli.sync_output import Output
     from runicorn.remote_storage.options import SyncOptions
-    from runicorn.remote_storage.report import Observer
+    from runicorn.remote_storage.report import Observer, SyncReport
 
 EVENT_NAMES: dict[type, str] = {
     Connected: "connected",
@@ -126,7 +126,7 @@ class Voice:
 
     Args:
         output: what is told, and how.
-        is_watch: whether it is said again and again; a watch tells by the server's clock alone whether what is
+        is_watch: whether it goes on for long; a watch tells by the server's clock alone whether what is
             published is old.
     """
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from runicorn._files import replace_file
 from runicorn.errors import UsageError
 from runicorn.manifest.rules import escape
+from runicorn.remote_storage.source import parse_source
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
@@ -109,18 +110,21 @@ class Remotes:
         Raises:
             UsageError: the file cannot be read or makes no sense.
         """
-        text = self._text()
+        return [
+            self._remote(name, fields) for name, fields in self._tables(self._plain(self._text())).items()
+        ]
+
+    def _plain(self, text: str) -> dict[str, Any]:
         if not text:
-            return []
+            return {}
         if sys.version_info >= (3, 11):
             import tomllib
         else:
             import tomli as tomllib
         try:
-            document = tomllib.loads(text)
+            return tomllib.loads(text)
         except ValueError as error:
             raise self._damaged(str(error)) from error
-        return [self._remote(name, fields) for name, fields in self._tables(document).items()]
 
     def get(self, name: str) -> Remote | None:
         """The remote of a name, or None.
@@ -139,7 +143,7 @@ class Remotes:
         require_name(remote.name)
         import tomlkit
 
-        with self._changed() as document:
+        with self._changed(remote.name) as document:
             if self.get(remote.name) is not None:
                 hint = f"`runicorn remote remove {remote.name}` first"
                 raise UsageError(f"there is a remote {remote.name} already", hint=hint)
@@ -158,7 +162,7 @@ class Remotes:
             UsageError: there is none of this name, or as of `all`.
         """
         self._required(name)  # without one nothing is made
-        with self._changed() as document:
+        with self._changed(name) as document:
             found = self._required(name)
             del document["remotes"][name]
         return found
@@ -187,32 +191,50 @@ class Remotes:
             raise self._damaged("it is not UTF-8") from error
 
     @contextlib.contextmanager
-    def _changed(self) -> Iterator[TOMLDocument]:
-        """The file, under its lock; it is written when the block ends without an exception."""
-        place = self.path.resolve()
+    def _changed(self, name: str) -> Iterator[TOMLDocument]:
+        """The file, under its lock, for a change of one remote; it is written when the block ends without an
+        exception."""
+        place = Path(os.path.realpath(self.path))
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             with _locked(place.parent):
-                yield from self._changed_alone(place)
+                yield from self._changed_alone(place, name)
         except TimeoutError as error:
             raise UsageError(f"another program changes {self._shown}", hint="try again") from error
         except OSError as error:
             raise UsageError(f"cannot write {self._shown}: {error.strerror}") from error
 
-    def _changed_alone(self, place: Path) -> Iterator[TOMLDocument]:
+    def _changed_alone(self, place: Path, name: str) -> Iterator[TOMLDocument]:
         import tomlkit
         from tomlkit.exceptions import TOMLKitError
 
+        before = self._text()
+        self.all()
         try:
-            document = tomlkit.parse(self._text())
+            document = tomlkit.parse(before)
             yield document
-            data = tomlkit.dumps(document).encode("utf-8")
+            after = tomlkit.dumps(document)
         except (TOMLKitError, ValueError, TypeError) as error:
-            raise self._damaged(str(error)) from error
+            raise self._unchangeable() from error
+        self._require_rest(before, after, name)
+        data = after.encode("utf-8")
         with replace_file(place) as stream:
             with contextlib.suppress(FileNotFoundError):
                 os.fchmod(stream.fileno(), stat.S_IMODE(os.stat(place).st_mode))
             stream.write(data)
+
+    def _require_rest(self, before: str, after: str, name: str) -> None:
+        """There are many ways to write a table, and the library breaks some of them."""
+        try:
+            is_same = _rest(self._plain(before), name) == _rest(self._plain(after), name)
+        except UsageError as error:
+            raise self._unchangeable() from error
+        if not is_same:
+            raise self._unchangeable()
+
+    def _unchangeable(self) -> UsageError:
+        hint = "change it by hand, or write each remote as a table of its own: [remotes.NAME]"
+        return UsageError(f"cannot change {self._shown} in the form it is written in", hint=hint)
 
     @property
     def _shown(self) -> str:
@@ -241,4 +263,21 @@ class Remotes:
             raise self._damaged(f"remotes.{name} has no source")
         if mirror is not None and (not isinstance(mirror, str) or not mirror or "\x00" in mirror):
             raise self._damaged(f"the mirror of remotes.{name} is no path")
+        self._require_usable(name, source, mirror)
         return Remote(name, source, None if mirror is None else Path(mirror))
+
+    def _require_usable(self, name: str, source: str, mirror: str | None) -> None:
+        """A path that depends on where the command is run would make a mirror here and there."""
+        try:
+            parsed = parse_source(source)
+        except UsageError as error:
+            raise self._damaged(f"the source of remotes.{name}: {error}") from error
+        for what, path in (("source", parsed.path if parsed.is_local else None), ("mirror", mirror)):
+            if path is not None and not os.path.isabs(os.path.expanduser(path)):
+                raise self._damaged(f"the {what} of remotes.{name} must be absolute, or begin with ~/")
+
+
+def _rest(document: dict[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a change of one remote has to leave as it is."""
+    others = {key: value for key, value in document.items() if key not in ("format_version", "remotes")}
+    return others, {key: value for key, value in document.get("remotes", {}).items() if key != name}

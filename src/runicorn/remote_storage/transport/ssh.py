@@ -304,10 +304,9 @@ class SshConnection:
             return HostKeyError(f"the host key was refused: {useful[-1] if useful else said}")
         for sign, hint in _HINTS:
             if sign in text:
+                kind = LoginError if sign in _REFUSALS else ConnectError
                 told = [line for line in _useful_lines(self._stderr) if sign in line]
-                return (LoginError if sign in _REFUSALS else ConnectError)(
-                    told[-1] if told else said, hint=hint
-                )
+                return kind(told[-1] if told else said, hint=hint)
         command = printable(shlex.join(self._argv), 400)
         return ConnectError(said or f"{self._program} ended", hint=f"check that `{command}` works")
 
