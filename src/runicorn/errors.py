@@ -28,6 +28,7 @@ again can help, and what the user should do.
     |- ChangedError                    3  a file changed while it was fetched
     |- MirrorError                     1  the mirror cannot be used
     |  |- MirrorBusyError              8  another sync works on the same mirror
+    |  |- MirrorGoneError              1  the mirror was moved or removed while it was worked on
     |  '- DiskFullError                9  no space left for the mirror
     '- CancelledError                130  stopped by the user
 """
@@ -200,6 +201,13 @@ class MirrorBusyError(MirrorError):
     exit_code = 8
     retryable = True
     default_hint = "wait until it has ended, or raise --lock-timeout"
+
+
+class MirrorGoneError(MirrorError):
+    """The mirror was moved or removed while it was worked on."""
+
+    retryable = True
+    default_hint = "the next sync makes it anew"
 
 
 class DiskFullError(MirrorError):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +22,7 @@ from runicorn.errors import (
     LoginError,
     MirrorBusyError,
     MirrorError,
+    MirrorGoneError,
     NoSuchRootError,
     RequestError,
     RunicornError,
@@ -374,6 +378,41 @@ def test_mirror_that_was_moved_away_is_made_anew(site: Site) -> None:
         live.session.look()
         site.assert_equal()
         assert "more" not in (moved / RUN / "logs.txt").read_text()
+
+
+@pytest.mark.parametrize("step", ["open_mirror", "synchronize_open"])
+def test_mirror_that_is_removed_under_a_look_is_made_anew_by_the_next(
+    site: Site, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove(*_: object) -> None:
+        shutil.rmtree(site.mirror)
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    site.publish()
+    with Live(site) as live:
+        settled(live)
+        if step == "open_mirror":
+            site.mirror.rename(site.mirror.with_name("away"))
+            site.mirror.mkdir()
+        append(site.root / RUN / "logs.txt", "more\n")
+        site.publish()
+        with monkeypatch.context() as patch:
+            patch.setattr(f"runicorn.remote_storage.live.{step}", remove)
+            with pytest.raises(MirrorGoneError) as caught:
+                live.session.look()
+        assert may_pass(caught.value, has_worked=True)
+        live.session.look()
+        site.assert_equal()
+
+
+def test_state_that_cannot_be_read_any_more_is_an_error_of_the_mirror(site: Site) -> None:
+    site.publish()
+    with Live(site) as live:
+        settled(live)
+    with contextlib.closing(sqlite3.connect(site.database)) as database, database:
+        database.execute("UPDATE meta SET value = 'no json' WHERE key = 'contact'")
+    with Live(site) as live, pytest.raises(MirrorError, match="state of the mirror"):
+        live.session.look()
 
 
 def test_disconnected_session_connects_again_and_goes_on(site: Site) -> None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from runicorn.errors import RunicornError
+from runicorn.errors import MirrorError, MirrorGoneError, RunicornError
 from runicorn.journal.frames import Place
 from runicorn.remote_storage.clock import Clock
 from runicorn.remote_storage.contact import NEVER, contact_of, note_failure, put_contact
@@ -141,9 +141,16 @@ class LiveSession:
             with mapped_failures():
                 yield
         except RunicornError as error:
+            if type(error) is MirrorError and self._is_mirror_gone(error):
+                raise MirrorGoneError("the mirror was moved or removed while it was worked on") from error
             if self._mirror is not None:
                 note_failure(self._mirror.state, error)
             raise
+
+    def _is_mirror_gone(self, error: MirrorError) -> bool:
+        if self._mirror is not None:
+            return not self._mirror.is_in_place
+        return isinstance(error.__cause__, FileNotFoundError)  # while it was opened
 
     def look(self) -> SyncReport | None:
         """Look for news, and bring them.

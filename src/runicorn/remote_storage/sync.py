@@ -41,7 +41,7 @@ from runicorn.remote_storage.opening import OpenMirror, open_mirror
 from runicorn.remote_storage.options import AUTO, JOURNAL, MANIFEST, WALK, SyncOptions
 from runicorn.remote_storage.published import Listing
 from runicorn.remote_storage.report import Observer, SyncReport, ignore
-from runicorn.remote_storage.state_file import is_damage
+from runicorn.remote_storage.state_file import is_damage, mapped
 from runicorn.remote_storage.transport.base import Transport
 from runicorn.remote_storage.workers import Workers
 
@@ -171,12 +171,14 @@ def mapped_failures() -> Iterator[None]:
     """What the disk refuses, as an error of this program.
 
     Raises:
-        MirrorError: an OSError came out of the block.
+        MirrorError: an OSError, or an error of the state, came out of the block.
     """
     try:
         yield
     except OSError as error:
         raise mirror_error(error) from error
+    except sqlite3.Error as error:
+        raise mapped(error, Path("the state of the mirror")) from error
 
 
 def _run_through_damage(ladder: _Ladder, mirror: OpenMirror, options: SyncOptions) -> SyncPlan | None:
