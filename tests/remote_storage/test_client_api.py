@@ -23,6 +23,7 @@ from runicorn.remote_storage import (
     SyncOptions,
     manifest_sync,
 )
+from runicorn.remote_storage.report import Event, SyncFailed
 from runicorn.remote_storage.transport import LocalTransport, Open, StatusCode
 from testbed import fault_sftp
 from testbed.sshd import Sshd
@@ -590,6 +591,28 @@ def test_background_sync_outlives_a_failing_sync(site: Site, monkeypatch: pytest
     for _ in range(2):
         ends.wait()
     service.stop_background_sync()
+    site.assert_equal()
+
+
+def test_background_sync_outlives_a_channel_that_fails_in_a_way_nobody_expects(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = a_service(site)
+    ends, events = Ends(service, monkeypatch), list[Event]()
+    service.add_observer(events.append)
+    failing, real = [EOFError("no channel")], ManifestSyncClient.connect
+
+    def connect(client: ManifestSyncClient) -> None:
+        if failing:
+            raise failing.pop()
+        real(client)
+
+    monkeypatch.setattr(ManifestSyncClient, "connect", connect)
+    with caplog.at_level(logging.CRITICAL, "runicorn"):
+        service.start_background_sync(interval_seconds=0.01)
+        ends.wait()
+        service.stop_background_sync()
+    assert [each.error for each in events if isinstance(each, SyncFailed)] == ["EOFError: no channel"]
     site.assert_equal()
 
 

@@ -262,6 +262,10 @@ class _Background:
         except RunicornError as error:
             service._update(last_error=escape(str(error)))
             raise
+        except Exception as error:
+            service._take_unexpected(error)
+            log.exception("the background sync met an unexpected error; it goes on")
+            raise RunicornError(service.get_progress().last_error) from error
 
     def look(self) -> SyncReport | None:
         return self._service._look()
