@@ -234,6 +234,19 @@ def test_repair_of_what_the_server_has_no_more_is_code_3(root: Path, mirror: Pat
     assert "was not fetched" in done.out
 
 
+def test_repair_whose_sync_leaves_another_file_undone_is_code_3(root: Path, mirror: Path) -> None:
+    generate(root, journal=False)
+    sync(root, mirror, "-q").expect(0)
+    (mirror / PROJECT_RUN / "meta.json").unlink()
+    (root / PROJECT_RUN / "status.json").write_bytes(b'{"status": "completed"}')
+    generate(root, journal=False)
+    (root / PROJECT_RUN / "status.json").unlink()
+    (root / PROJECT_RUN / "status.json").mkdir()
+    done = runicorn("verify", mirror, "--repair").expect(3)
+    assert "1 differences" in done.out
+    assert "status.json" in done.err
+
+
 # -- explain -------------------------------------------------------------------------------
 
 

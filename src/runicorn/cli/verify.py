@@ -66,6 +66,7 @@ def command(mirror: str, repair: bool, as_json: bool, quiet: bool, **options: An
         left = output.count - len(found)
         output.begin_again()
         left += len(output.shown(verifier.differences([(each.folder, each.inner) for each in found])))
+        left += len({each.path for each in report.failed} - {each.path for each in found})
     output.end(folder, verifier.checked, report, left)
     return DIFFERENCES if left else 0
 
