@@ -23,7 +23,7 @@ from testbed.live import LiveWriter
 from testbed.sshd import Sshd
 from testbed.trees import make_tree
 from tests.faults.process import left_behind, over, run_files, runicorn
-from tests.faults.programs import Observer, WatchingClient, WatchingGenerator
+from tests.faults.programs import PAGE, Observer, WatchingClient, WatchingGenerator
 
 SECONDS = float(os.environ.get("RUNICORN_SOAK_SECONDS", "8"))
 SEED = int(os.environ.get("RUNICORN_SOAK_SEED", "20240611"))
@@ -173,6 +173,7 @@ def test_mirror_is_the_root_whatever_failed(tmp_path: Path) -> None:
     print(f"{sum(made.values())} changes: {made}")
     print(f"{sum(trouble.made.values())} faults: {dict(trouble.made)}")
     print(f"events: {dict(client.events)}; {client.changes} files changed; {observer.seen} contents seen")
+    print(f"{observer.passing} of these within a write of more than one page")
     print(f"equal {took:.1f} s after the last change")
     for name, each in (("generator", generator), ("client", client)):
         print(f"memory of the {name}: {each.growth / 1e6:+.1f} MB")
@@ -196,3 +197,14 @@ def test_the_observer_sees_half_a_line_and_wrong_bytes(tmp_path: Path) -> None:
         observer.look()
         assert word in "".join(observer.faults)
         assert bool(observer.faults) == bool(word)
+
+
+def test_half_a_line_at_the_end_of_a_page_has_to_pass(tmp_path: Path) -> None:
+    history, mirror = History(tmp_path / "history"), tmp_path / "mirror"
+    history.record("run/logs.txt", b"x" * 2 * PAGE + b"\n")
+    log = mirror / "run/logs.txt"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"x" * PAGE)
+    observer = Observer(mirror, history)
+    observer.look()
+    assert (len(observer.faults), observer.passing) == (1, 0)

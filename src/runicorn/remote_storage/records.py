@@ -25,9 +25,10 @@ def append_records(fd: int, offset: int, data: Iterator[bytes]) -> None:
 def record_steps(data: Iterator[bytes]) -> Iterator[bytes]:
     """Cut the bytes of a log into single writes that each end with a record.
 
-    A killed process has done any number of its writes, and systems do a write of a page or less whole or
-    not at all; a longer record can be torn by a kill in the very moment of its write, and the next sync
-    goes on behind what is there. What follows the last newline comes last.
+    A killed process has done any number of its writes, and systems do what a write brings to one page whole
+    or not at all; a record that lies on more than one can be torn by a kill in the very moment of its write,
+    or seen in part by who looks in that moment, and the next sync goes on behind what is there. What follows
+    the last newline comes last.
     """
     held = b""
     for chunk in data:
