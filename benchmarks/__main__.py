@@ -115,7 +115,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     """The options of the command line; ends the process on a wrong one."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    add("--quick", action="store_true", help="once, without rclone and the largest trees: below 3 minutes")
+    add("--quick", action="store_true", help="once, without rclone and the largest trees: below 4 minutes")
     add("--large", action="store_true", help="generate 100,000 runs of 6 files as well")
     add("--runs", type=int, default=100, help="runs to sync, of 15 files each")
     add("--mix", choices=["images", "logs"], default="logs", help="what the runs of 15 files mostly hold")
