@@ -49,6 +49,12 @@ def test_costly_look_is_followed_by_a_long_wait_but_not_for_ever() -> None:
     assert Pace(1.0, stretch=False, now=0.0).wait(0.0, costly=3.0) == 1.0
 
 
+@pytest.mark.parametrize(("took", "wait"), [(0.0, 2.0), (0.25, 1.75), (1.5, 1.0), (60.0, 1.0)])
+def test_what_a_look_takes_is_part_of_the_interval(took: float, wait: float) -> None:
+    assert Pace(2.0, stretch=True, now=0.0).wait(0.0, took) == wait
+    assert Pace(2.0, stretch=True, now=0.0).wait(0.0, took, costly=3.0) == 30.0
+
+
 def test_publication_is_stale_by_the_servers_own_rhythm() -> None:
     state = Staleness()
     for number in range(5):  # the server's clock is a year off, and that does not matter

@@ -73,17 +73,20 @@ class Pace:
         """There was a change."""
         self._changed_at = now
 
-    def wait(self, now: float, costly: float = 0.0) -> float:
+    def wait(self, now: float, took: float = 0.0, costly: float = 0.0) -> float:
         """Seconds until the next look.
 
         Args:
             now: seconds of the same clock.
-            costly: seconds that the last look took, when it read more than what was new.
+            took: seconds that the last look took. They are part of the interval, up to a half of it: a server
+                that is slow is left alone for the rest.
+            costly: the same when it read more than what was new, else 0.
         """
         idle = now - self._changed_at
         factor = next(times for until, times in STRETCH if idle <= until) if self._stretch else 1.0
         share = min(LONGEST_FOR_COST, costly * COSTLY_SHARE) if self._stretch else 0.0
-        return max(self._interval * factor, share)
+        interval = self._interval * factor
+        return max(interval - min(took, interval / 2), share)
 
 
 class Staleness:

@@ -145,7 +145,8 @@ class Watcher:
         """One look; returns the seconds until the next one."""
         try:
             self._session.connect()
-            self._tell_connected(self._clock.monotonic())
+            began = self._clock.monotonic()
+            self._tell_connected(began)
             report = self._session.look()
         except RunicornError as error:
             if stop.is_set() or isinstance(error, CancelledError):
@@ -157,7 +158,7 @@ class Watcher:
             self._pace.changed(now)
         self._has_worked = True
         self._tell_staleness(now)
-        return self._pace.wait(now, _cost(report))
+        return self._pace.wait(now, now - began, _cost(report))
 
     def _is_news(self, report: SyncReport) -> bool:
         """Tell of a sync, also of one without news when all is well again; returns whether it brought
