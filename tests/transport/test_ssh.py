@@ -120,6 +120,16 @@ def test_login_with_too_many_tries_is_refused_and_not_a_lost_connection(tmp_path
     assert "--identity" in error.hint
 
 
+def test_system_that_denies_the_connection_is_no_refused_login(tmp_path: Path) -> None:
+    ssh = tmp_path / "ssh"
+    said = "ssh: connect to host gpu1 port 22: Permission denied"
+    ssh.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 255\n")
+    ssh.chmod(0o755)
+    error = refused(SshTarget("host", command=(str(ssh),)))
+    assert type(error) is ConnectError
+    assert said in str(error)
+
+
 def test_connection_refused() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

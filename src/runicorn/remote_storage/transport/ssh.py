@@ -35,14 +35,16 @@ _HOST_KEY_SIGNS: Final = (
 )
 _NAME: Final = re.compile(r"[^\s\x00-\x1f\x7f-][^\s\x00-\x1f\x7f]*")
 _NOISE: Final = re.compile(r"debug\d:|Warning: Permanently added|@@@|channel \d+: open failed|\*\* ")
+_LOGIN_DENIED: Final = "Permission denied ("
+"""The ways to log in follow; what the system denies, such as a key file or a connection, has no bracket."""
 _HINTS: Final = (
     ("subsystem request failed", "the server must offer the sftp subsystem"),
-    ("Permission denied", "check the user name, and the key with `ssh-add -l`"),
+    (_LOGIN_DENIED, "check the user name, and the key with `ssh-add -l`"),
     ("Too many authentication failures", "let ssh offer one key only: `--identity`, and IdentitiesOnly"),
     ("Could not resolve hostname", "check the host's name, and ~/.ssh/config"),
     ("Connection refused", "check the port, and that sshd runs on the server"),
 )
-_REFUSALS: Final = ("subsystem request failed", "Permission denied", "Too many authentication failures")
+_REFUSALS: Final = ("subsystem request failed", _LOGIN_DENIED, "Too many authentication failures")
 """What trying again would not better; servers lock out who tries again and again."""
 
 
