@@ -246,12 +246,12 @@ def test_generator_runs_with_the_standard_library_alone(tmp_path: Path) -> None:
     assert set(loaded) - sys.stdlib_module_names - {PACKAGE, "__main__"} == set()
 
 
-def test_sync_command_loads_neither_scanner_nor_paramiko(tmp_path: Path) -> None:
+def _sync_without(unwanted: tuple[str, ...], tmp_path: Path) -> Path:
+    """Sync a small root in a process of its own that must not load some modules; returns the mirror."""
     source = tmp_path / "root"
     run = source / "project/name/runs/run_1"
     run.mkdir(parents=True)
     (run / "meta.json").write_text("{}")
-    unwanted = ("paramiko", "runicorn.manifest.scan", "runicorn.manifest.generator")
     _run_python(
         "from runicorn.cli import main\n"
         "assert main(['sync', '--quiet', *sys.argv[1:]]) == 0\n"
@@ -261,21 +261,15 @@ def test_sync_command_loads_neither_scanner_nor_paramiko(tmp_path: Path) -> None
         str(tmp_path / "mirror"),
         isolated=False,
     )
-    assert (tmp_path / "mirror/project/name/runs/run_1/meta.json").read_text() == "{}"
+    return tmp_path / "mirror"
+
+
+def test_sync_command_loads_neither_scanner_nor_paramiko(tmp_path: Path) -> None:
+    unwanted = ("paramiko", "runicorn.manifest.scan", "runicorn.manifest.generator")
+    mirror = _sync_without(unwanted, tmp_path)
+    assert (mirror / "project/name/runs/run_1/meta.json").read_text() == "{}"
 
 
 def test_sync_of_a_source_loads_no_library_that_only_remotes_and_terminals_need(tmp_path: Path) -> None:
-    source = tmp_path / "root"
-    run = source / "project/name/runs/run_1"
-    run.mkdir(parents=True)
-    (run / "meta.json").write_text("{}")
     unwanted = ("tomlkit", "tomllib", "tomli", "platformdirs", "rich", "runicorn.remote_storage.watch")
-    _run_python(
-        "from runicorn.cli import main\n"
-        "assert main(['sync', '--quiet', *sys.argv[1:]]) == 0\n"
-        f"loaded = [name for name in {unwanted!r} if name in sys.modules]\n"
-        "assert not loaded, loaded\n",
-        str(source),
-        str(tmp_path / "mirror"),
-        isolated=False,
-    )
+    _sync_without(unwanted, tmp_path)

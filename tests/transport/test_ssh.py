@@ -109,23 +109,25 @@ def test_login_refused_says_permission_denied(sshd: Sshd) -> None:
     assert "ssh-add" in error.hint
 
 
-def test_login_with_too_many_tries_is_refused_and_not_a_lost_connection(tmp_path: Path) -> None:
-    ssh = tmp_path / "ssh"
-    said = "Received disconnect from ::1 port 22:2: Too many authentication failures\nDisconnected from ::1"
-    ssh.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 255\n")
+def saying(words: str, folder: Path) -> SshTarget:
+    """By an ssh that ends with some words."""
+    ssh = folder / "ssh"
+    ssh.write_text(f"#!/bin/sh\necho '{words}' >&2\nexit 255\n")
     ssh.chmod(0o755)
-    error = refused(SshTarget("host", command=(str(ssh),)))
+    return SshTarget("host", command=(str(ssh),))
+
+
+def test_login_with_too_many_tries_is_refused_and_not_a_lost_connection(tmp_path: Path) -> None:
+    said = "Received disconnect from ::1 port 22:2: Too many authentication failures\nDisconnected from ::1"
+    error = refused(saying(said, tmp_path))
     assert type(error) is LoginError
     assert "Too many authentication failures" in str(error)
     assert "--identity" in error.hint
 
 
 def test_system_that_denies_the_connection_is_no_refused_login(tmp_path: Path) -> None:
-    ssh = tmp_path / "ssh"
     said = "ssh: connect to host gpu1 port 22: Permission denied"
-    ssh.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 255\n")
-    ssh.chmod(0o755)
-    error = refused(SshTarget("host", command=(str(ssh),)))
+    error = refused(saying(said, tmp_path))
     assert type(error) is ConnectError
     assert said in str(error)
 
