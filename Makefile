@@ -2,7 +2,7 @@ PYTHON ?= python3
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo demo test check docs bench clean
+.PHONY: help setup setup-demo demo test check docs soak bench clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ check: setup  ## lint, format and types
 
 docs: setup  ## write docs/cli.md anew from the help texts
 	@.venv/bin/python scripts/cli_reference.py
+
+soak: setup  ## every fault at its full count, for 30 minutes at most; SOAK=300 for 300 seconds
+	@scripts/soak.sh $(SOAK)
 
 bench: setup  ## measure against rsync and rclone; options in BENCH, such as BENCH=--quick
 	@.venv/bin/python -m benchmarks $(BENCH)

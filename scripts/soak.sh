@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# All tests of faults at their full count. Usage: scripts/soak.sh [SECONDS]; fails when it tried too little.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+seconds=${1:-1740}
+RUNICORN_SOAK_END=$(($(date +%s) + seconds)) .venv/bin/pytest -n 2 --dist worksteal tests/faults
+echo "the soak took ${SECONDS} s"
