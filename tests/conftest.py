@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from typing import Any
 
@@ -10,6 +11,11 @@ import pytest
 from tests.faults.tally import SOAK_END, missing, tally
 
 _ALL: Counter[str] = Counter()
+
+# In the background of a script SIGINT is ignored; each program that tests start and interrupt would inherit
+# that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
