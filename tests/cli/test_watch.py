@@ -445,6 +445,32 @@ def test_no_remotes_and_equal_mirrors_are_told(root: Path, tmp_path: Path, home:
     runicorn("sync", env=home).refused(2, "a and c", "inside each other")
 
 
+def test_wrong_options_name_the_remote_that_they_do_not_fit(
+    root: Path, tmp_path: Path, home: dict[str, str]
+) -> None:
+    add(home, "far", "ssh://host:2222/x", tmp_path / "far")
+    add(home, "near", root, tmp_path / "near")
+    for more in ((), ("--watch",)):
+        runicorn("sync", "--port", "22", *more, env=home).refused(2, "the remote far", "two different ports")
+        runicorn("sync", "--identity", "key", *more, env=home).refused(2, "the remote near", "local source")
+    assert not (tmp_path / "near").exists()
+
+
+def test_verbose_lines_of_several_remotes_begin_with_the_name(
+    root: Path, tmp_path: Path, home: dict[str, str]
+) -> None:
+    add(home, "a", root, tmp_path / "one")
+    add(home, "b", root, tmp_path / "two")
+    (tmp_path / "two/.runicorn").mkdir(parents=True)
+    (tmp_path / "two/.runicorn/state.db").write_bytes(b"no database" * 99)
+    done = runicorn("sync", "--verbose", env=home).expect(0)
+    named = [line for line in done.lines if line.endswith("/meta.json")]
+    assert sorted(line.split(": ")[0] for line in named) == ["a"] * (len(named) // 2) + ["b"] * (
+        len(named) // 2
+    )
+    assert any(line.startswith("runicorn: b: the state of the mirror is damaged") for line in done.lines)
+
+
 # -- work in threads -----------------------------------------------------------------------
 
 

@@ -14,7 +14,18 @@ from runicorn.remote_storage.pace import STALE_AT_LEAST, STALE_UNKNOWN, Backoff,
 def test_waits_after_failures_double_up_to_the_longest() -> None:
     backoff = Backoff(1.0, 60.0)
     assert [backoff.failed(0.0) for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
-    backoff.reset()
+
+
+def test_failures_are_forgotten_when_it_has_gone_well_for_long_enough() -> None:
+    backoff = Backoff(1.0, 60.0)
+    assert [backoff.failed(0.0) for _ in range(3)] == [1, 2, 4]
+    for now in (100.0, 129.9):
+        backoff.went_well(now)
+    assert backoff.failed(0.0) == 8.0
+    backoff.went_well(200.0)
+    assert backoff.failed(0.0) == 16.0
+    for now in (300.0, 330.0):
+        backoff.went_well(now)
     assert backoff.failed(0.0) == 1.0
 
 

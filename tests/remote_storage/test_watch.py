@@ -129,6 +129,15 @@ def test_transient_trouble_is_tried_for_ever_and_said_each_time() -> None:
     )
 
 
+def test_server_that_drops_each_connection_after_one_answer_is_left_alone_for_longer_and_longer() -> None:
+    looks: list[SyncReport | RunicornError] = [NEWS, ConnectError("dropped")]
+    session = Session(FakeClock(), *looks * 12)
+    session.run()
+    lost = [event.retry_in for event in session.events if isinstance(event, ConnectionLost)]
+    assert all(longest / 2 <= wait <= longest for longest, wait in zip((1, 2, 4, 8, 16), lost, strict=False))
+    assert all(wait >= 30 for wait in lost[-3:])
+
+
 def test_trouble_that_is_not_the_connections_keeps_it() -> None:
     session = Session(
         FakeClock(), NEWS, RequestError("refused", code=3), DiskFullError("full"), DamagedError("torn")

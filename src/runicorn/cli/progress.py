@@ -143,28 +143,37 @@ class TerminalProgress:
 class VerboseLines:
     """An observer that writes a line for each file.
 
+    Args:
+        name: of the remote, where several are synced.
+
     Attributes:
         is_lasting: whether a watch has use for it after the first sync.
     """
 
     is_lasting = True
 
+    def __init__(self, name: str = "") -> None:
+        self._prefix = f"{name}: " if name else ""
+
     def __call__(self, event: Event) -> None:
         """Write the line of an event, if it has one."""
         if isinstance(event, FileDone):
-            print(escape(event.path), file=sys.stderr)
+            self._print(escape(event.path))
         elif isinstance(event, FileFailed):
             what = "failed" if event.final else "failed, is tried again"
-            print(f"{escape(event.path)}: {what}: {event.error}", file=sys.stderr)
+            self._print(f"{escape(event.path)}: {what}: {event.error}")
         elif isinstance(event, ListingRead):
-            print(f"method: {event.method}", file=sys.stderr)
+            self._print(f"method: {event.method}")
+
+    def _print(self, line: str) -> None:
+        print(f"{self._prefix}{line}", file=sys.stderr)
 
 
 @contextmanager
-def observed(verbose: bool, quiet: bool) -> Iterator[list[Observer]]:
-    """The observers that fit the terminal and the user's wish."""
+def observed(verbose: bool, quiet: bool, name: str = "") -> Iterator[list[Observer]]:
+    """The observers that fit the terminal and the user's wish; ``name`` tells several remotes apart."""
     if verbose:
-        yield [VerboseLines()]
+        yield [VerboseLines(name)]
         return
     if quiet or not sys.stderr.isatty():
         yield []
@@ -182,7 +191,7 @@ def observed(verbose: bool, quiet: bool) -> Iterator[list[Observer]]:
 def observed_together(names: Sequence[str], verbose: bool, quiet: bool) -> Iterator[list[Observer]]:
     """The observers of several syncs side by side, one for each name; on a terminal one line each."""
     if verbose:
-        yield [VerboseLines() for _ in names]
+        yield [VerboseLines(name) for name in names]
         return
     if quiet or not sys.stderr.isatty():
         yield [ignore for _ in names]

@@ -289,6 +289,25 @@ class Connector:
             made.close()
 
 
+def check(where: Target, ssh: Ssh) -> None:
+    """Refuse what is known to be wrong before anything is begun; of a remote its name is told.
+
+    Args:
+        where: what is synced.
+        ssh: how servers are reached.
+
+    Raises:
+        UsageError: the options do not fit, or source and mirror lie inside each other.
+    """
+    try:
+        refuse_overlap(where.source, where.mirror)
+        connection(where.source, ssh)
+    except UsageError as error:
+        if not where.name:
+            raise
+        raise UsageError(f"the remote {where.name}: {error}", hint=error.hint) from error
+
+
 def refuse_overlap(source: Source, mirror: Path) -> None:
     """Refuse a local source and a mirror that lie inside each other.
 

@@ -30,6 +30,7 @@ class Work:
         run: does it, and returns an exit code; told to stop by the event.
         abort: ends what it waits for; called in another thread.
         failed: is told of the error it ended with, in its thread.
+        name: of its thread, which lines of the log tell.
         code: the exit code, or None while it is under way.
         error: what it raised that is no error of this program.
     """
@@ -37,13 +38,16 @@ class Work:
     run: Callable[[threading.Event], int]
     abort: Callable[[], None]
     failed: Callable[[RunicornError], None]
+    name: str = ""
     code: int | None = None
     error: BaseException | None = None
     thread: threading.Thread | None = field(default=None, repr=False)
 
     def start(self, stop: threading.Event, ended: threading.Event) -> None:
         """Begin, in a thread of its own; ``ended`` is set when it has ended."""
-        self.thread = threading.Thread(target=self._do, args=(stop, ended), name="runicorn-work", daemon=True)
+        self.thread = threading.Thread(
+            target=self._do, args=(stop, ended), name=self.name or None, daemon=True
+        )
         self.thread.start()
 
     def _do(self, stop: threading.Event, ended: threading.Event) -> None:

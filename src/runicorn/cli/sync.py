@@ -114,11 +114,14 @@ def _workers(mirror: Path, options: SyncOptions) -> Workers | None:
     return Workers(most_workers())
 
 
-def _log_to_stderr(verbose: bool, quiet: bool) -> None:
+def _log_to_stderr(verbose: bool, quiet: bool, *, by_name: bool = False) -> None:
     import logging
 
     level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
-    logging.basicConfig(stream=sys.stderr, format="runicorn: %(message)s")
+    # Each remote has a thread that is called after it.
+    logging.basicConfig(
+        stream=sys.stderr, format=f"runicorn: {'%(threadName)s: ' if by_name else ''}%(message)s"
+    )
     logging.getLogger("runicorn").setLevel(level)
 
 
@@ -189,7 +192,7 @@ def command(source: str | None, mirror: Path | None, **options: Any) -> int:
                 raise UsageError("--dry-run needs a SOURCE")
             from runicorn.cli.sync_all import sync_all
 
-            _log_to_stderr(output.verbose, output.quiet)
+            _log_to_stderr(output.verbose, output.quiet, by_name=True)
             return sync_all(targets, settings, ssh, output)
         return _run_sync(targets[0], settings[0], ssh, output)
     except RunicornError as error:
@@ -212,7 +215,7 @@ def _watch(
     from runicorn.cli.sync_watch import watch
     from runicorn.remote_storage.watch import WatchOptions
 
-    _log_to_stderr(output.verbose, output.quiet)
+    _log_to_stderr(output.verbose, output.quiet, by_name=bool(targets[0].name))
     return watch(targets, settings, ssh, output, WatchOptions(interval))
 
 

@@ -37,8 +37,7 @@ def sync_all(
         UsageError: the options do not fit a target.
     """
     for target in targets:
-        reach.refuse_overlap(target.source, target.mirror)
-        reach.connection(target.source, ssh)
+        reach.check(target, ssh)
     voice = Voice(output)
     names = [target.name for target in targets]
     with observed_together(names, output.verbose, output.quiet or output.as_json) as watchers:
@@ -68,4 +67,4 @@ def _work(
         say(SyncFinished(report))
         return FINISHED_WITH_FAILURES if is_incomplete(report, settings) else 0
 
-    return Work(run, connect.abort, say.ended)
+    return Work(run, connect.abort, say.ended, name=target.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -66,15 +67,15 @@ def watch(
     """
     options.check()
     for target in targets:
-        reach.refuse_overlap(target.source, target.mirror)
-        reach.connection(target.source, ssh)
+        reach.check(target, ssh)
     voice = Voice(output, is_watch=True)
     failures: list[RunicornError] = []
-    with observed(output.verbose, output.quiet or len(targets) > 1) as watchers:
-        works = [
-            _work(target, each, ssh, options, _teller(voice.of(target), watchers))
-            for target, each in zip(targets, settings, strict=True)
-        ]
+    quiet = output.quiet or len(targets) > 1
+    with contextlib.ExitStack() as stack:
+        works = []
+        for target, each in zip(targets, settings, strict=True):
+            watchers = stack.enter_context(observed(output.verbose, quiet, target.name))
+            works.append(_work(target, each, ssh, options, _teller(voice.of(target), watchers)))
         for work, target in zip(works, targets, strict=True):
             work.failed = failures.append if len(targets) == 1 else voice.of(target).ended
         code = run_side_by_side(works, voice.lingers, signals_end_well=True)
@@ -94,7 +95,7 @@ def _work(
         Watcher(session, options, tell).run(stop)
         return 0
 
-    return Work(run, connect.abort, _ignore)
+    return Work(run, connect.abort, _ignore, name=target.name)
 
 
 def _ignore(_error: RunicornError) -> None:

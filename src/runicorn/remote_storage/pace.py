@@ -10,6 +10,8 @@ from collections import deque
 
 FIRST_RETRY = 1.0
 LONGEST_RETRY = 60.0
+SETTLED = 30.0
+"""Seconds without a failure after which the next one counts as the first."""
 
 STRETCH = ((60.0, 1.0), (600.0, 2.0), (float("inf"), 5.0))
 """Up to so many seconds without a change the interval is taken times the second number."""
@@ -38,6 +40,7 @@ class Backoff:
         self._first = first
         self._longest = longest
         self._failures = 0
+        self._well_since: float | None = None
 
     def failed(self, chance: float) -> float:
         """Seconds to wait after one more failure.
@@ -48,11 +51,21 @@ class Backoff:
         """
         longest = min(self._longest, self._first * 2.0 ** min(self._failures, 30))
         self._failures += 1
+        self._well_since = None
         return longest * (1.0 - chance / 2)
 
-    def reset(self) -> None:
-        """It went well."""
-        self._failures = 0
+    def went_well(self, now: float) -> None:
+        """It went well; once it has for `SETTLED` seconds, what failed before is forgotten.
+
+        So a server that drops each connection after its first answer is left alone for longer and longer.
+
+        Args:
+            now: seconds of a steady clock.
+        """
+        if self._well_since is None:
+            self._well_since = now
+        if now - self._well_since >= SETTLED:
+            self._failures = 0
 
 
 class Pace:

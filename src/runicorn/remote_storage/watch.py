@@ -152,8 +152,8 @@ class Watcher:
             if stop.is_set() or isinstance(error, CancelledError):
                 return 0.0
             return self._failed(error)
-        self._backoff.reset()
         now = self._clock.monotonic()
+        self._backoff.went_well(now)
         if report is not None and self._is_news(report):
             self._pace.changed(now)
         self._has_worked = True
