@@ -2,7 +2,7 @@ PYTHON ?= python3
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo demo test check docs soak bench clean
+.PHONY: help setup setup-demo setup-fuzz demo test check docs soak fuzz bench clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,9 +28,15 @@ docs: setup  ## write docs/cli.md anew from the help texts
 soak: setup  ## every fault at its full count, for 30 minutes at most; SOAK=300 for 300 seconds
 	@scripts/soak.sh $(SOAK)
 
+setup-fuzz:
+	@scripts/setup.sh fuzz
+
+fuzz: setup-fuzz  ## fuzz all decoders for 5 minutes; FUZZ=60 for 60 seconds
+	@.venv/bin/python -m fuzz $(FUZZ)
+
 bench: setup  ## measure against rsync and rclone; options in BENCH, such as BENCH=--quick
 	@.venv/bin/python -m benchmarks $(BENCH)
 
 clean:  ## remove what was installed and cached here
-	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov .coverage dist build
-	find src testbed tests benchmarks demo -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .venv .venv-peers .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov .coverage dist build
+	find src testbed tests benchmarks demo fuzz -name __pycache__ -type d -prune -exec rm -rf {} +

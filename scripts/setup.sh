@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, and nothing twice. Usage: scripts/setup.sh demo|all
+# Installs what is missing, and nothing twice. Usage: scripts/setup.sh demo|all|fuzz
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -88,9 +88,13 @@ install_peer() {
 debian_packages "${1:-}"
 case ${1:-} in
   demo) if [ -e .venv/.runicorn-dev ]; then install_project dev; else install_project paramiko; fi ;;
+  fuzz)
+    install_project dev
+    install_project fuzz
+    ;;
   all)
     install_project dev
     for version in "${peers[@]}"; do install_peer "$version"; done
     ;;
-  *) fail "usage: scripts/setup.sh demo|all" ;;
+  *) fail "usage: scripts/setup.sh demo|all|fuzz" ;;
 esac

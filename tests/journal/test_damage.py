@@ -10,11 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from fuzz.journal import read
 from runicorn.errors import DamagedError, UnsafeError
-from runicorn.journal.frames import Frame, FrameReader, Kind, beginning
+from runicorn.journal.frames import Frame, FrameReader, beginning
 from runicorn.journal.head import decode_head
-from runicorn.journal.sections import decode_begin, decode_commit, decode_files, decode_seal
-from runicorn.manifest import rules
 from tests.journal.damage import ALL, damages
 from tests.journal.forge import ONE, TWO
 from tests.journal.test_golden import EXPECTED, GOLDEN, epoch
@@ -24,43 +23,6 @@ PARTS = 10
 SECONDS = 5.0
 EPOCHS = {ONE: epoch(ONE), TWO: epoch(TWO)}
 HEAD = (GOLDEN / "HEAD").read_bytes()
-
-
-def read(frame: Frame) -> None:
-    """What is in a frame, and that it can do no harm."""
-    if frame.kind is Kind.BEGIN:
-        name, lineage = decode_begin(frame)
-        assert len(name) == 32
-        assert 1 <= len(lineage) <= 64
-    elif frame.kind is Kind.COMMIT:
-        header = decode_commit(frame)
-        assert header.identity.lineage is not None
-        assert len(header.problems) <= min(100, header.problem_count)
-    elif frame.kind is Kind.SEAL:
-        seal = decode_seal(frame, "l")
-        assert 0 <= seal.place.offset < 2**53
-        assert len(seal.place.chain) == 32
-    else:
-        read_files(frame)
-
-
-def read_files(frame: Frame) -> None:
-    taken = 0
-    for section in decode_files(frame):
-        folder = section.run.folder
-        assert rules.project_and_name(folder) is not None
-        paths = [change.entry.path for change in section.changes]
-        paths += [f"{folder}/{inner}" for inner in section.removed]
-        for path in paths:
-            assert rules.unsafe_path(path) is None
-            assert rules.belongs(path, folder)
-        for change in section.changes:
-            carried = change.carried
-            if carried is not None:
-                taken += len(carried.data)
-                assert carried.end <= change.entry.size
-                assert len(carried.digest) == 64
-    assert taken == len(frame.data)
 
 
 def frames_of(name: str, data: bytes) -> Iterator[Frame]:
