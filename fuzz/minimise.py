@@ -1,4 +1,4 @@
-"""Take over into `tests/corpus` what reaches more code than its inputs do: `python -m fuzz.minimise [TARGET ...]`.
+"""Take over into `tests/corpus` what reaches more code than it does: `python -m fuzz.minimise [TARGET ...]`.
 
 What is there stays there: findings reach nothing new once they are mended.
 """

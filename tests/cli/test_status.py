@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from runicorn.cli import main
+from runicorn.manifest import ManifestGenerator
 from runicorn.manifest.status import root_status
 from tests.manifest.helpers import append, generate, make_run, temps
 from tests.manifest.journal_reader import head
@@ -68,6 +69,21 @@ def test_problems_are_named(root: Path, capsys: pytest.CaptureFixture[str]) -> N
     generate(root)
     assert status(root) == 0
     assert "  p/n/runs/r1/summary.json: special: " in capsys.readouterr().out
+
+
+def test_problem_that_somebody_else_wrote_reaches_no_terminal_raw(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "a\x1b]0;owned\x07\x9b31m\u202etxt"
+    _, path = ManifestGenerator(root, journal=False).generate()
+    problems = json.dumps([{"path": evil, "kind": evil, "message": evil}])
+    text = path.read_text(encoding="ascii").replace('"problems": [],', f'"problems": {problems},')
+    path.write_text(text.replace('"problem_count": 0,', '"problem_count": 1,'), encoding="ascii")
+    path.with_name("full_manifest.json.gz").unlink()
+    assert status(root) == 0
+    shown = capsys.readouterr().out
+    assert "owned" in shown
+    assert not set(shown) & set("\x1b\x07\x9b\u202e")
 
 
 def test_without_a_journal_the_manifest_tells(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

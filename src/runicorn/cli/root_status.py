@@ -12,7 +12,8 @@ import click
 from runicorn._files import replace_file
 from runicorn.cli.units import age_text, duration_text, size_text
 from runicorn.errors import PublishError, StaleError, UsageError
-from runicorn.manifest.rules import escape
+from runicorn.manifest.model import Problem
+from runicorn.manifest.rules import escape, visible
 from runicorn.manifest.status import RootStatus, root_status
 
 MAX_NAMED_PROBLEMS = 20
@@ -91,7 +92,12 @@ def status_text(status: RootStatus) -> str:
     ]
     lines = [f"{name + ':':<11}{value}" for name, value in rows]
     named = status.problems[:MAX_NAMED_PROBLEMS] if status.problem_count else ()
-    return "\n".join([*lines, *(f"  {each.path}: {each.kind}: {each.message}" for each in named)])
+    return "\n".join([*lines, *map(_problem_line, named)])
+
+
+def _problem_line(problem: Problem) -> str:
+    # Whoever can write in the root may have written it.
+    return visible(f"  {problem.path}: {problem.kind}: {problem.message}")
 
 
 def _journal_text(status: RootStatus) -> str:

@@ -172,10 +172,16 @@ def _escape_character(found: re.Match[str]) -> str:
         return "\\\\"
     if 0xDC80 <= code <= 0xDCFF:  # a byte that os.fsdecode could not decode
         return f"\\x{code - 0xDC00:02x}"
+    if code > 0xFFFF:
+        return f"\\U{code:08x}"
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
-_NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\\\\\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_INVISIBLE = (
+    "\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f"
+)
+_NOT_SHOWN = re.compile(f"[\x00-\x1f\x7f-\x9f\\\\{_INVISIBLE}\ud800-\udfff]")
 
 
 _CONTROLS = re.compile(_NOT_SHOWN.pattern.replace("\\\\", ""))
@@ -187,6 +193,6 @@ def visible(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Text from outside, safe to show on a terminal or in a log: no control characters, no
-    direction marks, no undecodable bytes."""
+    """Text from outside, safe to show on a terminal or in a log: no control characters, nothing
+    invisible such as direction marks, no undecodable bytes."""
     return _NOT_SHOWN.sub(_escape_character, text)
