@@ -340,6 +340,25 @@ class NamesWith(Fault):
         return [packet(NAME, body)]
 
 
+class ListsForever(Fault):
+    """Every listing goes on for ever, with new names of so many bytes."""
+
+    def __init__(self, length: int = 20) -> None:
+        self.length = length
+        self.count = 0
+
+    def answer(self, server: FaultServer, request: Request) -> bytes | None:
+        """See Fault."""
+        if request.kind != READDIR:
+            return None
+        folder = struct.pack(">IQIII", 13, 5, stat.S_IFDIR | 0o755, 0, 0)
+        number = max(1, min(100, 200_000 // self.length))
+        names = (b"%0*d" % (self.length, self.count + each) for each in range(number))
+        self.count += number
+        body = b"".join(text(name) + text(b"") + folder for name in names)
+        return packet(NAME, struct.pack(">II", request.number, number) + body)
+
+
 class RefuseOpen(Fault):
     """Files whose name has this in it cannot be opened, with this SSH_FX code."""
 
@@ -359,7 +378,7 @@ FAULTS: dict[str, Callable[..., Fault]] = {
     for one in (
         CutAfter, ReorderReplies, ShortReads, OneHandle, NoLimits, StallForever, DripForever, WrongIds,
         DoubleReply, HugeLength, WrongType, TextFirst, LiesAboutCount, TooMuchData, FlipByte,
-        TruncateDuringRead, NamesWith, RefuseOpen,
+        TruncateDuringRead, NamesWith, ListsForever, RefuseOpen,
     )
 }  # fmt: skip
 

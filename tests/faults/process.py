@@ -21,6 +21,9 @@ from runicorn.manifest import ManifestGenerator, ManifestType
 from testbed.sshd import Sshd
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+ROOM = 700 * 1024**2
+"""Bytes of address space that suffice for what any server holds; the command's modules take half of it."""
+
 COMMAND = (sys.executable, "-m", "runicorn")
 TIMEOUT = 60.0
 _RAW = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
@@ -71,10 +74,13 @@ def environment(**changes: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(PROJECT_ROOT), "LC_ALL": "C.UTF-8"} | changes
 
 
-def runicorn(*arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Done:
-    """Run the command to its end."""
+def runicorn(
+    *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None, room: int = 0
+) -> Done:
+    """Run the command to its end, with so many bytes of address space, or as many as it likes."""
+    limited = ["sh", "-c", f'ulimit -v {room // 1024}; exec "$@"', "sh"] if room else []
     done = subprocess.run(
-        [*COMMAND, *map(str, arguments)],
+        [*limited, *COMMAND, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         env=environment(**(env or {})),

@@ -32,7 +32,7 @@ from testbed.fault_sftp import (
 )
 from testbed.sshd import Sshd
 from tests.faults.lab import Lab
-from tests.faults.process import PROJECT_ROOT, Done, left_behind, over, run_files, snapshot, sync
+from tests.faults.process import PROJECT_ROOT, ROOM, Done, left_behind, over, run_files, snapshot, sync
 from tests.manifest.helpers import PATH_RUN, PROJECT_RUN, write
 
 FAULT_SERVER = PROJECT_ROOT / "testbed/fault_sftp.py"
@@ -334,6 +334,14 @@ def test_listing_without_an_end_is_refused(
     before = run_files(lab.mirror)
     with pytest.raises(UnsafeError, match="more than 3000 names"):
         quickly(lab, Listing(names, mode), method="walk")
+    assert run_files(lab.mirror) == before
+
+
+def test_names_without_end_fill_no_memory(tmp_path: Path) -> None:
+    lab = Lab.build(tmp_path)
+    before = run_files(lab.mirror)
+    arguments = ("--ssh", command_of("ListsForever:200000"), "--method", "walk")
+    sync(f"host:{lab.root}", lab.mirror, *arguments, room=ROOM).refused(7, "names of more than")
     assert run_files(lab.mirror) == before
 
 

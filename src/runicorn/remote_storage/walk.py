@@ -33,6 +33,9 @@ from runicorn.remote_storage.transport.base import (
 MAX_ENTRIES = 10_000_000
 """Names that a walk reads before it takes the server for a hostile one."""
 
+MAX_TEXT = 128 * 1024**2
+"""Characters of all names that a walk reads; 100,000 runs have a fifth of it, and it holds them in memory."""
+
 UNKNOWN_STATUS = "unknown"
 
 YOUNG = 2.0
@@ -80,7 +83,7 @@ class Walker:
         self._runs: list[_Found] = []
         self._problems: list[tuple[str, ProblemKind]] = []
         self._links: list[str] = []
-        self._names = 0
+        self._names = self._text = 0
         self._lists_itself = False
 
     def walk(self) -> Listing:
@@ -126,7 +129,7 @@ class Walker:
                     yield [Close(opened)]
                     return
                 batch = cast(tuple[DirectoryEntry, ...], answer)
-                self._count(len(batch))
+                self._count(batch)
                 names.update((entry.name, entry) for entry in batch)
             if not answers[-1]:
                 break
@@ -137,10 +140,13 @@ class Walker:
             self._hidden(folder)
         listed[folder] = [entry for entry in names.values() if self._has_kind(folder, entry)]
 
-    def _count(self, names: int) -> None:
-        self._names += names
+    def _count(self, batch: tuple[DirectoryEntry, ...]) -> None:
+        self._names += len(batch)
+        self._text += sum(len(entry.name) for entry in batch)
         if self._names > MAX_ENTRIES:
             raise UnsafeError(f"the server lists more than {MAX_ENTRIES} names")
+        if self._text > MAX_TEXT:
+            raise UnsafeError(f"the server lists names of more than {MAX_TEXT} characters")
 
     def _refused(self, folder: str, error: RequestError) -> None:
         if folder:
