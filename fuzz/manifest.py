@@ -78,7 +78,7 @@ def _require_sound_run(run: Run) -> None:
         require_harmless(rules.escape(replace(run, files=()).status))
 
 
-def _laid_out(text: bytes) -> bytes:
+def laid_out(text: bytes) -> bytes:
     """A document in the layout of the generator: a field or a run per line."""
     document = json.loads(text)
     runs = document.pop("experiments")
@@ -97,7 +97,7 @@ def _mutate(data: bytes, longest: int, chance: random.Random, plain: Plain) -> b
     made = documents.change(data, longest, chance, plain)
     if chance.random() < 0.6:
         try:
-            return _laid_out(made)
+            return laid_out(made)
         except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
             return made
     return gzip.compress(made, 1) if chance.random() < 0.05 else made
