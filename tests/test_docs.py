@@ -51,6 +51,7 @@ NOT_EXECUTED = {
     "docs/client.md": 2,
     "docs/journal-format.md": 0,
     "docs/manifest-format.md": 0,
+    "docs/reliability.md": 0,
     "docs/server.md": 5,
     "docs/sync-json.md": 0,
 }
@@ -359,6 +360,20 @@ def test_make_targets_and_paths_that_are_named_exist(page: str) -> None:
     assert set(re.findall(r"(?:`|^ {4})make ([a-z-]+)", text, re.MULTILINE)) <= targets
     for name in re.findall(r"`((?:src|tests|testbed|benchmarks|demo|docs|scripts)(?:/[\w./-]+)?)`", text):
         assert (PROJECT_ROOT / name).exists() or name == "benchmarks/results/", f"{page} names {name}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md"])
+def test_tests_that_are_named_exist(page: str) -> None:
+    for name, test in re.findall(r"`(tests/[\w./-]+\.py)::(\w+)`", _read(page)):
+        source = (PROJECT_ROOT / name).read_text(encoding="utf-8")
+        assert f"\ndef {test}(" in source, f"{page} names {name}::{test}"
+
+
+def test_every_class_of_attacks_has_its_tests() -> None:
+    rows = _table("docs/reliability.md", "Attack classes and their tests")
+    assert len(rows) >= 16
+    for name, _, tests in rows:
+        assert "::test_" in tests, name
 
 
 def test_messages_of_the_troubleshooting_table_are_those_of_the_program() -> None:
