@@ -41,7 +41,7 @@ def words_file(place: Path, words: Sequence[bytes]) -> Path:
 def _fuzz(name: str, target: Target, seconds: int) -> list[Path]:
     """Fuzz one target; the findings."""
     work = WORK / name
-    for seed in target.seeds():
+    for seed in (*target.seeds(), *target.spoiled()):
         put(work / "seeds", seed)
     for folder in ("learned", "findings"):
         (work / folder).mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,10 @@ def _seeds() -> Iterator[bytes]:
         yield journal.head
 
 
+def _spoiled() -> Iterator[bytes]:
+    return documents.spoiled(next(_seeds()).partition(b"\n")[0])
+
+
 def _mutate(data: bytes, longest: int, chance: random.Random, plain: Plain) -> bytes:
     line, _, rest = data.partition(b"\n")
     if chance.random() < 0.05:
@@ -49,4 +53,5 @@ def _mutate(data: bytes, longest: int, chance: random.Random, plain: Plain) -> b
     return documents.change(line, longest, chance, plain) + b"\n" + rest
 
 
-TARGET = Target(check, _seeds, documents.words_of(next(_seeds()).partition(b"\n")[0]), _mutate, 4096)
+_WORDS = documents.words_of(next(_seeds()).partition(b"\n")[0])
+TARGET = Target(check, _seeds, _spoiled, _WORDS, _mutate, 4096)

@@ -231,6 +231,16 @@ def _payloads() -> Iterator[bytes]:
             yield bytes([raw.kind - 1]) + forge.expanded(raw)
 
 
+def _spoiled_payloads() -> Iterator[bytes]:
+    """One frame of each kind, and a change of a log."""
+    chosen = {each[0]: each for each in _payloads()}
+    longest = max((each for each in _payloads() if b'"from": 1' in each or b'"removed"' in each), key=len)
+    for each in (*chosen.values(), longest):
+        end = 5 + int.from_bytes(each[1:5], "big")
+        for head in documents.spoiled(each[5:end]):
+            yield each[:1] + struct.pack(">I", len(head)) + head + each[end:]
+
+
 def _mutate_sections(data: bytes, longest: int, chance: random.Random, plain: Plain) -> bytes:
     size = int.from_bytes(data[1:5], "big")
     if len(data) < 5 + size or chance.random() < 0.1:
@@ -284,6 +294,6 @@ _WORDS = tuple(
     }
 )[:400]
 
-FRAMES = Target(check_frames, _epochs, (forge.MAGIC, *_WORDS), _mutate_frames, 16_384)
-SECTIONS = Target(check_sections, _payloads, _WORDS, _mutate_sections, 8192)
-CODECS = Target(check_codecs, _stored, (b"\x28\xb5\x2f\xfd", b"\x78\x9c"), None, 8192)
+FRAMES = Target(check_frames, _epochs, tuple, (forge.MAGIC, *_WORDS), _mutate_frames, 16_384)
+SECTIONS = Target(check_sections, _payloads, _spoiled_payloads, _WORDS, _mutate_sections, 8192)
+CODECS = Target(check_codecs, _stored, tuple, (b"\x28\xb5\x2f\xfd", b"\x78\x9c"), None, 8192)

@@ -107,5 +107,16 @@ def _seeds() -> Iterator[bytes]:
     yield from manifests()
 
 
+def _spoiled() -> Iterator[bytes]:
+    """In the layout of the generator, and in another one."""
+    smallest = min((text for text in _seeds() if text[:1] == b"{"), key=len)
+    for text in documents.spoiled(smallest):
+        yield text
+        try:
+            yield laid_out(text)
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+            continue
+
+
 _FIRST = next(text for text in _seeds() if text[:1] == b"{")
-TARGET = Target(check, _seeds, (*documents.words_of(_FIRST), codec.RUNS_LINE), _mutate, 16_384)
+TARGET = Target(check, _seeds, _spoiled, (*documents.words_of(_FIRST), codec.RUNS_LINE), _mutate, 16_384)

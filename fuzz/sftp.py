@@ -275,12 +275,31 @@ def _target(use: Use, longest: int = 8192) -> Target:
         _run(data, use, numbered=True)
 
     words = (_LIMITS, *(struct.pack(">I", number) for number in (0, 1, 2, 4, 13, 255, 256, 2**31, 2**32 - 1)))
-    return Target(check, lambda: _sessions(use), (*words, *_NAMES), _mutate, longest)
+    return Target(check, lambda: _sessions(use), lambda: _spoiled(use), (*words, *_NAMES), _mutate, longest)
 
 
 # -- honest sessions ---------------------------------------------------------------------------
 
 _NAMES = (b"meta.json", b"status.json", b"events.jsonl", b"media", b"runs", b"..", b".", b"../x", b"a/b")
+
+
+_BAD_NAMES = (
+    *(
+        b"",
+        b".",
+        b"..",
+        b"../x",
+        b"/etc",
+        b"a/b",
+        b"a\\b",
+        b"a\nb",
+        b"\x1b[2J",
+        b"\xff\xfe",
+        b".ssh",
+        b".runicorn",
+    ),
+    *(b"x" * 300, "\u202e\u061c".encode(), b"a\0b", b"x.lock", b"status.json", b"logs.txt"),
+)
 
 
 def _make_root(root: Path) -> None:
@@ -321,6 +340,21 @@ def _sessions(use: Use) -> Iterator[bytes]:
                 if handle.fd >= 0:
                     os.close(handle.fd)
             yield bytes(said)
+
+
+def _spoiled(use: Use) -> Iterator[bytes]:
+    """An honest session with each packet in turn given up, doubled, cut, lengthened or with another name."""
+    packets = _packets(next(iter(_sessions(use))))
+    for at, packet in enumerate(packets):
+        before, after = b"".join(packets[:at]), b"".join(packets[at + 1 :])
+        for other in (b"", packet * 2, packet[:-1], packet + b"!", b"\0\0\0\0" + packet, b"\xff" + packet):
+            yield before + other + after
+        for name in _BAD_NAMES:
+            for honest in (b"meta.json", b"r1", b"media", b"runs", b"a.png"):
+                text = struct.pack(">I", len(honest)) + honest
+                changed = packet[4:].replace(text, struct.pack(">I", len(name)) + name)
+                if changed != packet[4:]:
+                    yield before + struct.pack(">I", len(changed)) + changed + after
 
 
 def _mutate(data: bytes, longest: int, chance: random.Random, plain: Plain) -> bytes:

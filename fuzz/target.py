@@ -33,7 +33,8 @@ class Target:
 
     Attributes:
         check: decodes an input and asserts what it may come to.
-        seeds: honest inputs.
+        seeds: honest inputs, one small one first.
+        spoiled: inputs that each lie in one place.
         words: what the format is made of, for a fuzzer to put together.
         mutate: changes an input so that checksums and lengths go on to fit.
         longest: bytes of the longest input that a fuzzer tries.
@@ -41,6 +42,7 @@ class Target:
 
     check: Callable[[bytes], None]
     seeds: Callable[[], Iterable[bytes]]
+    spoiled: Callable[[], Iterable[bytes]] = tuple
     words: tuple[bytes, ...] = ()
     mutate: Mutate | None = None
     longest: int = 8192

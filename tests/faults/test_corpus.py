@@ -38,6 +38,19 @@ def test_input_of_the_corpus_is_decoded_or_refused(name: str) -> None:
     count(Tried.HOSTILE_INPUTS, len(files))
 
 
+@pytest.mark.parametrize("name", [name for name, target in TARGETS.items() if target.spoiled is not tuple])
+def test_input_that_lies_in_one_place_is_decoded_or_refused(name: str) -> None:
+    tried = 0
+    for number, text in enumerate(TARGETS[name].spoiled()):
+        try:
+            TARGETS[name].check(text)
+        except Exception as error:
+            raise AssertionError(f"number {number}, {text[:300]!r}: {error!r}") from error
+        tried += 1
+    assert tried >= 30
+    count(Tried.HOSTILE_INPUTS, tried)
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_honest_input_is_decoded(name: str) -> None:
     seeds = list(TARGETS[name].seeds())

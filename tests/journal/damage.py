@@ -470,14 +470,14 @@ TOKENS = [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"9" * 5000, b"-" + b"9" 
 TOKENS += [b'"\xed\xa0\x80"', b"[" * 100_000, b'{"a":' * 50_000, b"01", b"1.", b"'x'", b"", b"[]" * 9]
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
     """Each container of a JSON value with each of its keys."""
     keys: Any = (
         value.keys() if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0)
     )
     for key in keys:
         yield value, key
-        yield from _places(value[key])
+        yield from places(value[key])
 
 
 def _mutated_value(value: Any, chance: random.Random) -> Any:
@@ -497,15 +497,15 @@ def mutated(head: bytes, chance: random.Random) -> bytes:
     """JSON with some of its values changed, removed, added, moved or doubled."""
     value = json.loads(head)
     for _ in range(chance.choice([1, 1, 1, 2, 5])):
-        places = list(_places(value))
-        if not places:
+        found = list(places(value))
+        if not found:
             return head
-        holder, key = chance.choice(places)
+        holder, key = chance.choice(found)
         action = chance.randrange(8)
         if action == 0:
             del holder[key]
         elif action == 1:
-            other, there = chance.choice(places)
+            other, there = chance.choice(found)
             holder[key] = copy.deepcopy(other[there])
         elif action == 2 and isinstance(holder, dict):
             name = chance.choice(["data", "from", "digest", "removed", "later", "sha256"])
