@@ -30,6 +30,48 @@ def whole(clock: Clock, pace: Pace, cost: float) -> None:
         clock.work(cost)
 
 
+def test_everything_is_due_at_the_beginning() -> None:
+    clock = Clock()
+    pace = Pace(None, 0.2, 1.0, lambda: clock.now, lambda: clock.busy)
+    assert pace.due(changed=False) == clock.now
+    assert pace.all_is_due()
+    assert pace.scan_is_due()
+    assert not pace.changes_are_due()
+    clock.now += 0.2
+    assert pace.changes_are_due()
+    assert (pace.look_is_due(), pace.sign_is_due()) == (True, False)
+    pace.listening = True
+    assert (pace.look_is_due(), pace.sign_is_due()) == (False, True)
+    pace.journal = False
+    assert not pace.scan_is_due()
+    assert not pace.changes_are_due()
+
+
+@pytest.mark.parametrize("soon", [False, True])
+def test_what_is_due_is_so_at_its_very_moment(soon: bool) -> None:
+    clock = Clock()
+    pace = clock.pace(interval=10)
+    whole(clock, pace, 0.0)
+    moment = clock.now + 10
+    clock.now = moment - (0.5 if soon else 0.0)
+    assert pace.scan_is_due() is pace.sign_is_due() is not soon
+    pace.listening = False
+    clock.now = moment - 9 - (0.5 if soon else 0.0)
+    assert pace.look_is_due() is not soon
+    clock.now = moment
+    pace.first_change()
+    clock.now += 0.2 - (0.1 if soon else 0.0)
+    assert pace.changes_are_due() is not soon
+
+
+def test_soonest_whole_generation_at_the_beginning_is_at_once() -> None:
+    clock = Clock()
+    pace = clock.pace()
+    clock.now += 100
+    pace.all_soon(hold=False)
+    assert pace.all_is_due()
+
+
 def test_first_change_is_published_after_the_debounce() -> None:
     clock = Clock()
     pace = clock.pace()

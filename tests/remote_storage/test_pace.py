@@ -38,6 +38,7 @@ def test_very_many_failures_do_not_overflow() -> None:
     backoff = Backoff()
     for _ in range(5000):
         assert backoff.failed(0.0) <= 60.0
+    assert backoff.failed(0.0) == 60.0
 
 
 @pytest.mark.parametrize(("idle", "wait"), [(0, 1), (60, 1), (61, 2), (600, 2), (601, 5), (1e9, 5)])
@@ -58,6 +59,7 @@ def test_costly_look_is_followed_by_a_long_wait_but_not_for_ever() -> None:
     assert pace.wait(0.0, costly=3.0) == 30.0
     assert pace.wait(0.0, costly=1000.0) == 300.0
     assert Pace(1.0, stretch=False, now=0.0).wait(0.0, costly=3.0) == 1.0
+    assert Pace(0.25, stretch=False, now=0.0).wait(0.0, costly=3.0) == 0.25
 
 
 @pytest.mark.parametrize(("took", "wait"), [(0.0, 2.0), (0.25, 1.75), (1.5, 1.0), (60.0, 1.0)])
@@ -110,6 +112,32 @@ def test_time_in_which_the_server_could_not_be_seen_is_none_of_its_gaps() -> Non
     state.saw(36200.0, now=36100.0)
     assert state.usual == 300.0
     assert state.saw(36200.0, now=36100.0 + 901)
+
+
+def test_gap_that_was_long_ago_does_not_count() -> None:
+    state = Staleness()
+    looks = [0.0, 1000.0, *(1000.0 + 200 * number for number in range(1, 8))]
+    for at in looks:
+        state.saw(at, now=at)
+    assert state.usual == 1000.0  # the first of the last eight
+    state.saw(2600.0, now=2600.0)
+    assert state.usual == 200.0
+    assert state.limit == 600.0
+
+
+def test_first_looks_tell_no_gap() -> None:
+    state = Staleness()
+    assert state.usual is None
+    assert state.limit == STALE_UNKNOWN
+    assert state.unchanged(70.0) == 70.0
+    state.saw(None, now=0.0)
+    state.saw(500.0, now=1.0)
+    state.missed()
+    state.saw(None, now=2.0)
+    state.saw(900.0, now=3.0)
+    assert state.usual is None
+    state.saw(900.5, now=4.0)
+    assert state.usual == 0.5
 
 
 def test_nothing_published_is_never_stale() -> None:

@@ -16,7 +16,9 @@ NAMES = ("meta.json", "summary.json", "events.jsonl", "media/a.png", "media/deep
 def wanted(selection: Selection) -> list[str]:
     entries = [an_entry(f"{RUN}/{name}") for name in NAMES]
     run = a_run(*entries)
-    return [name for name, entry in zip(NAMES, entries, strict=True) if selection.wants(run, entry)]
+    taken = [name for name, entry in zip(NAMES, entries, strict=True) if selection.wants(run, entry)]
+    assert [name for name in NAMES if selection.wants_known(RUN, name)] == taken
+    return taken
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,24 @@ def test_key_tells_selections_apart() -> None:
 def test_everything_is_only_what_leaves_nothing_out() -> None:
     assert Selection().is_everything
     assert not Selection(media=False).is_everything
+
+
+def test_file_of_the_mirror_that_is_in_no_run_is_selected_by_everything_alone() -> None:
+    assert Selection().wants_known("no/run", "meta.json")
+    assert not Selection(exclude=("none",)).wants_known("no/run", "meta.json")
+
+
+def test_media_is_what_lies_in_the_folder() -> None:
+    selection = Selection(media=False)
+    assert selection.wants_known(RUN, "mediator")
+    assert selection.wants_known(RUN, "media")
+    assert not selection.wants_known(RUN, "media/x")
+
+
+@pytest.mark.parametrize("selection", [Selection(include=("!",)), Selection(exclude=("!",))])
+def test_pattern_that_cannot_be_read_is_refused_before_a_sync(selection: Selection) -> None:
+    with pytest.raises(UsageError, match=r"^cannot read the pattern: .*'!'"):
+        selection.check()
 
 
 @pytest.mark.parametrize("pattern", ["!", "a/**b/["])

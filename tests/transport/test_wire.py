@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -82,7 +84,7 @@ def test_splitter_gives_the_same_packets_for_any_cut(packets: list[tuple[int, by
 
 @pytest.mark.parametrize("length", [0, wire.MAX_PACKET + 1, 0xFFFFFFFF])
 def test_splitter_refuses_a_length_before_it_waits_for_the_bytes(length: int) -> None:
-    with pytest.raises(ProtocolError, match=str(length)):
+    with pytest.raises(ProtocolError, match=f"^the server sent a packet of {length} bytes$"):
         wire.PacketSplitter().feed(struct.pack(">I", length))
 
 
@@ -125,22 +127,108 @@ def test_limits_round_trip() -> None:
     assert wire.decode_limits(packet) == wire.ServerLimits(1, 2, 4)
 
 
+def refuses(message: str) -> AbstractContextManager[object]:
+    return pytest.raises(ProtocolError, match=f"^{re.escape(message)}$")
+
+
 @pytest.mark.parametrize("length", [0, wire.MAX_HANDLE + 1])
 def test_handle_of_a_wrong_length_is_refused(length: int) -> None:
-    with pytest.raises(ProtocolError):
+    with refuses("the server sent a malformed HANDLE packet"):
         wire.decode_handle(body_of(NUMBER + text(b"h" * length)))
+
+
+@pytest.mark.parametrize("length", [1, wire.MAX_HANDLE])
+def test_handle_of_a_right_length_is_taken(length: int) -> None:
+    assert wire.decode_handle(body_of(NUMBER + text(b"h" * length))) == b"h" * length
 
 
 @pytest.mark.parametrize("count", [0, 2, 0x7FFFFFFF, 0xFFFFFFFF])
 def test_count_of_names_is_checked_against_the_bytes(count: int) -> None:
     one = text(b"a") + text(b"") + struct.pack(">I", 0)
-    with pytest.raises(ProtocolError):
+    with refuses(f"the server sent a NAME packet that cannot hold {count} names"):
         wire.decode_names(body_of(NUMBER + struct.pack(">I", count) + one))
 
 
-def test_count_of_extended_attributes_is_checked_against_the_bytes() -> None:
-    with pytest.raises(ProtocolError):
-        wire.decode_attrs(body_of(NUMBER + struct.pack(">II", 0x80000000, 0xFFFFFFFF)))
+def test_count_of_names_that_leaves_bytes_over_is_refused() -> None:
+    one = text(b"") + text(b"") + struct.pack(">I", 0)
+    assert len(wire.decode_names(body_of(NUMBER + struct.pack(">I", 2) + one * 2))) == 2
+    for names in (one * 2, one + b"x"):
+        with refuses("the server sent a malformed NAME packet"):
+            wire.decode_names(body_of(NUMBER + struct.pack(">I", 1) + names))
+
+
+@pytest.mark.parametrize("count", [1, 0xFFFFFFFF])
+def test_count_of_extended_attributes_is_checked_against_the_bytes(count: int) -> None:
+    with refuses("the server sent a malformed ATTRS packet"):
+        wire.decode_attrs(body_of(NUMBER + struct.pack(">II", 0x80000000, count) + b"1234567"))
+
+
+def test_extended_attributes_may_be_none_or_empty() -> None:
+    for pairs in (0, 1, 3):
+        body = NUMBER + struct.pack(">II", 0x80000001, 0) + b"\0\0\0\x07" + struct.pack(">I", pairs)
+        found = wire.decode_attrs(body_of(body + (text(b"") + text(b"")) * pairs))
+        assert found == Attributes(7, None, None)
+
+
+@pytest.mark.parametrize(
+    ("decode", "body", "what"),
+    [
+        (wire.decode_handle, text(b"h") + b"x", "HANDLE"),
+        (wire.decode_data, text(b"d") + b"x", "DATA"),
+        (wire.decode_attrs, struct.pack(">I", 0) + b"x", "ATTRS"),
+        (wire.decode_attrs, struct.pack(">II", 2, 0), "ATTRS"),
+        (wire.decode_status, struct.pack(">I", 4) + b"x", "STATUS"),
+        (wire.decode_status, struct.pack(">I", 4) + text(b"no") + b"x", "STATUS"),
+        (wire.decode_status, b"\0\0\0", "STATUS"),
+        (wire.decode_data, b"\0\0\0", "DATA"),
+        (wire.decode_data, text(b"data")[:-1], "DATA"),
+        (wire.decode_names, b"\0\0\0", "NAME"),
+        (wire.decode_names, struct.pack(">I", 1) + text(b"123456789"), "NAME"),
+        (wire.decode_names, struct.pack(">I", 1) + text(b"n") + text(b"longname") + b"\0\0\0", "NAME"),
+        (wire.decode_names, struct.pack(">I", 1) + b"\0\0\0\x0f" + bytes(10), "NAME"),
+        (wire.decode_limits, struct.pack(">QQQ", 1, 2, 3) + b"1234567", "EXTENDED_REPLY"),
+    ],
+)
+def test_reply_of_a_wrong_length_is_refused_by_its_name(
+    decode: Callable[[wire.Packet], object], body: bytes, what: str
+) -> None:
+    with refuses(f"the server sent a malformed {what} packet"):
+        decode(body_of(NUMBER + body))
+
+
+def test_status_without_a_language_is_read() -> None:
+    assert wire.decode_status(body_of(NUMBER + struct.pack(">I", 3) + text(b"no"))) == (3, b"no")
+
+
+def test_number_of_the_request_is_read_or_missed() -> None:
+    assert wire.request_id(body_of(NUMBER)) == 7
+    with refuses("the server sent a packet of type 101 without a request number"):
+        wire.request_id(body_of(NUMBER[:3]))
+
+
+def test_greeting_is_read_or_refused() -> None:
+    version = struct.pack(">I", 3)
+    assert wire.decode_version(body_of(version, wire.Kind.VERSION)) == (3, {})
+    most = version + b"".join(text(b"%d" % number) + text(b"") for number in range(256))
+    assert len(wire.decode_version(body_of(most, wire.Kind.VERSION))[1]) == 256
+    with refuses("the server names too many extensions"):
+        wire.decode_version(body_of(most + text(b"\xff") + text(b""), wire.Kind.VERSION))
+    odd = body_of(version + text(b"\xff") + text(b"1"), wire.Kind.VERSION)
+    assert wire.decode_version(odd) == (3, {"\ufffd": b"1"})
+    with refuses("the server opened with a packet of type 101, not with its version"):
+        wire.decode_version(body_of(version))
+    for cut in (version[:3], version + text(b"name"), version + b"\0\0\0", version + b"\0\0\0\x09name"):
+        with refuses("the server sent a malformed VERSION packet"):
+            wire.decode_version(body_of(cut, wire.Kind.VERSION))
+
+
+def test_splitter_says_how_much_of_a_packet_it_has() -> None:
+    splitter = wire.PacketSplitter()
+    assert splitter.feed(b"\0\0") == splitter.feed(b"\0\x05\x65ab") == []
+    assert splitter.pending == b"\0\0\0\x05\x65ab"
+    (packet,) = splitter.feed(b"cd\0")
+    assert (packet.kind, bytes(packet.buffer[packet.start : packet.end])) == (101, b"abcd")
+    assert splitter.pending == b"\0"
 
 
 @given(st.binary(max_size=80), st.sampled_from(DECODERS))
@@ -189,6 +277,18 @@ def test_requests_have_the_length_they_say(value: bytes, number: int, offset: in
     assert packets[3][13 + len(value) :] == struct.pack(">QI", offset, length)
 
 
+def test_requests_are_these_bytes() -> None:
+    number, name = 0x01020304, b"a/b"
+    assert wire.encode_init() == bytes.fromhex("00000005 01 00000003")
+    head, value = bytes.fromhex("01020304"), b"\0\0\0\x03a/b"
+    assert wire.encode_open(number, name) == b"\0\0\0\x14\x03" + head + value + b"\0\0\0\x01\0\0\0\0"
+    read = wire.encode_read(number, name, 2**40 + 5, 6)
+    assert read == b"\0\0\0\x18\x05" + head + value + bytes.fromhex("0000010000000005 00000006")
+    assert wire.encode_string_request(wire.Kind.STAT, number, name) == b"\0\0\0\x0c\x11" + head + value
+    limits = text(b"limits@openssh.com")
+    assert wire.encode_limits(number) == struct.pack(">IB", 5 + len(limits), 200) + head + limits
+
+
 def test_files_are_opened_for_reading_only() -> None:
     assert wire.encode_open(1, b"x")[-8:] == struct.pack(">II", 1, 0)
 
@@ -198,12 +298,25 @@ def test_no_request_can_change_the_server() -> None:
     assert not changing & {int(kind) for kind in wire.Kind}
 
 
-@pytest.mark.parametrize("path", ["a\0b", "x" * (wire.MAX_PATH + 1), "\ud800"])
-def test_path_that_no_server_has_is_refused(path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("a\0b", "NO_SUCH_FILE: the path has a NUL or is too long"),
+        ("x" * (wire.MAX_PATH + 1), "NO_SUCH_FILE: the path has a NUL or is too long"),
+        ("\ud800", "NO_SUCH_FILE: the path cannot be encoded"),
+    ],
+)
+def test_path_that_no_server_has_is_refused(path: str, message: str) -> None:
     with pytest.raises(RequestError) as caught:
         wire.encode_path(path)
     assert caught.value.code == wire.StatusCode.NO_SUCH_FILE
     assert caught.value.path == path
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("path", ["", "späth", "\udcff", "x" * wire.MAX_PATH])
+def test_path_goes_over_the_wire_as_its_bytes(path: str) -> None:
+    assert wire.encode_path(path) == path.encode("utf-8", "surrogateescape")
 
 
 @given(st.text() | st.binary())
@@ -218,3 +331,5 @@ def test_request_error_names_the_code_and_bounds_the_message() -> None:
     assert str(error).startswith("PERMISSION_DENIED: no\\x1b[31mxxx")
     assert len(str(error)) < 300
     assert str(wire.request_error(42, b"", "/p")) == "SSH_FX 42"
+    assert (error.code, error.path) == (3, "/p")
+    assert (wire.request_error(42, b" \n", "/p").code, wire.request_error(42, b"", "/p").path) == (42, "/p")
