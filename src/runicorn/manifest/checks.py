@@ -94,9 +94,7 @@ def _safe_path(value: object) -> str:
     return path
 
 
-def _entry(raw: object, path: str, folder: str) -> FileEntry:
-    if type(raw) is not dict:
-        raise DamagedError("an entry of the manifest is not an object")
+def _entry(raw: dict[str, Any], path: str, folder: str) -> FileEntry:
     inner = path[len(folder) + 1 :]
     is_log = inner in rules.LOG_PRIORITIES
     exact = raw.get("mtime_ns")
