@@ -274,7 +274,7 @@ def test_missing_field_is_told(whole: dict[str, Any], place: tuple[Any, ...], na
         ),
         *(
             (checks.run, changed(RUN, (), "files", files), "the run 'r' of the manifest has no list of files")
-            for files in ([], {}, [{"path": "x"}, 1])
+            for files in list[object]([[], {}, [{"path": "x"}, 1]])
         ),
     ],
 )
