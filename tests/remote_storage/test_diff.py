@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher, block_digest
-from runicorn.manifest.model import FileEntry
+from runicorn.manifest.model import FileEntry, Run
 from runicorn.remote_storage.diff import (
     Action,
     Append,
@@ -31,9 +32,15 @@ STATE = an_entry(size=3, sha256=ONE.hexdigest())
 BARE_STATE = an_entry(size=3)
 
 
-def kind(action: Action | None) -> str:
-    name = type(action).__name__ if action is not None else "nothing"
-    return f"{name} {action.reason}" if isinstance(action, Fetch) else name
+def made(words: str, run: Run, entry: FileEntry, known: Known | None) -> Action | None:
+    """The action that words name: ``Fetch`` with its reason, ``Append``, ``Note`` or ``nothing``."""
+    name, _, reason = words.partition(" ")
+    if name == "Fetch":
+        return Fetch(run, entry, reason, entry.size if reason == "longer than listed" else 0)
+    if name == "nothing":
+        return None
+    assert known is not None
+    return Append(run, entry, known) if name == "Append" else Note(run, entry, known)
 
 
 def hashes(data: bytes) -> tuple[bytes, ...]:
@@ -43,13 +50,13 @@ def hashes(data: bytes) -> tuple[bytes, ...]:
 
 
 def a_log(data: bytes, *, digest: bool = True, tail: bool = True, mtime: int = OLD) -> FileEntry:
-    made = hashes(data)
+    blocks = hashes(data)
     return an_entry(
         LOG,
         len(data),
         mtime=float(mtime),
-        block_digest=block_digest(made) if digest else None,
-        tail_hash=made[-1].hex() if digest and tail else None,
+        block_digest=block_digest(blocks) if digest else None,
+        tail_hash=blocks[-1].hex() if digest and tail else None,
     )
 
 
@@ -86,7 +93,8 @@ STATE_CASES = {
 @pytest.mark.parametrize("case", STATE_CASES)
 def test_decide_state_file(case: str) -> None:
     entry, known, expected = STATE_CASES[case]
-    assert kind(decide(a_run(entry), entry, known)) == expected
+    run = a_run(entry)
+    assert decide(run, entry, known) == made(expected, run, entry, known)
 
 
 A, B = b"a\n" * 50, b"b\n" * 50
@@ -143,6 +151,18 @@ LOG_CASES = {
         "Fetch rewritten",
     ),
     "no digest, looks like it": (a_log(A, digest=False), holding(A), "running", "Note"),
+    "longer on disk, same time, a prefix": (
+        a_log(A),
+        holding(A + B, a_log(A + B, mtime=OLD - 9), extends=True),
+        "running",
+        "Note",
+    ),
+    "as long as listed, said to extend": (
+        a_log(B),
+        holding(A, a_log(A, mtime=OLD - 1), extends=True),
+        "running",
+        "Fetch rewritten",
+    ),
     "no digest, touched": (a_log(A, digest=False, mtime=OLD + 9), holding(A), "running", "Append"),
 }
 
@@ -150,7 +170,42 @@ LOG_CASES = {
 @pytest.mark.parametrize("case", LOG_CASES)
 def test_decide_log(case: str) -> None:
     entry, known, state, expected = LOG_CASES[case]
-    assert kind(decide(a_run(entry, state=state), entry, known)) == expected
+    run = a_run(entry, state=state)
+    assert decide(run, entry, known) == made(expected, run, entry, known)
+
+
+def young(known: Known, seen: float | None) -> Known:
+    assert known.listed is not None
+    return replace(known, listed=replace(known.listed, young_at=seen))
+
+
+@pytest.mark.parametrize(
+    ("now", "settled"), [(1001.9, False), (1002.0, True), (5000.0, True), (900.0, False)]
+)
+def test_young_file_without_digest_is_looked_at_again_until_enough_time_lies_between(
+    now: float, settled: bool
+) -> None:
+    state, known = BARE_STATE, young(a_known(3, listed=Listed.of(BARE_STATE)), 1000.0)
+    run = a_run(state)
+    expected: Action = Fetch(run, replace(state, settled=settled), "may have changed")
+    for entry in (state, replace(state, settled=False)):
+        assert decide(run, entry, known, now) == expected
+        assert list(plan_run(run, [entry], {"summary.json": known}, now)) == [expected]
+    log = a_log(A, digest=False)
+    known = young(holding(A, log), 1000.0)
+    for entry in (log, replace(log, settled=False)):
+        expected = Append(run, replace(log, settled=settled), known)
+        assert decide(run, entry, known, now) == expected
+        assert list(plan_run(run, [entry], {"events.jsonl": known}, now)) == [expected]
+
+
+def test_young_file_of_which_the_digest_is_known_is_not_looked_at_again() -> None:
+    assert (
+        decide(a_run(STATE), STATE, young(a_known(3, (ONE.digest(),), Listed.of(STATE)), 1000.0), 5000.0)
+        is None
+    )
+    assert decide(a_run(a_log(A)), a_log(A), young(holding(A, a_log(A)), 1000.0), 5000.0) is None
+    assert decide(a_run(BARE_STATE), BARE_STATE, a_known(3, listed=Listed.of(BARE_STATE)), 5000.0) is None
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 2])
@@ -233,6 +288,42 @@ def test_any_history_of_a_log_is_followed(versions: list[bytes], digest: bool, e
             known = Known(local, hashes(held), Listed.of(entry))
         assert decide(run, entry, known) is None
         assert held == content if last else held == content[: content.rfind(b"\n") + 1]
+
+
+def a_listing(digest: str | None, ns: int | None = None, *, size: int = 3, mtime: float = 5.0) -> Listed:
+    return Listed(size, mtime, ns, digest)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (a_listing("a"), a_listing("a"), True),
+        (a_listing("a"), a_listing("b"), False),
+        (a_listing("a"), a_listing(None), True),
+        (a_listing(None), a_listing("a"), True),
+        (a_listing("a"), a_listing("a", size=4), False),
+        (a_listing(None, 7), a_listing(None, 7, mtime=6.0), True),
+        (a_listing(None, 7), a_listing(None, 8), False),
+        (a_listing("a", 7), a_listing("a", 8), False),
+        (a_listing(None, 7), a_listing(None, mtime=5.9), True),
+        (a_listing(None), a_listing(None, 7, mtime=6.0), False),
+        (a_listing(None, mtime=5.2), a_listing(None, mtime=5.7), True),
+        (a_listing(None), a_listing(None, mtime=4.9), False),
+    ],
+)
+def test_listings_are_of_the_same_content_as_far_as_both_know(one: Listed, other: Listed, same: bool) -> None:
+    assert one.same_as(other) is other.same_as(one) is same
+
+
+def test_listing_of_an_entry() -> None:
+    entry = replace(STATE, mtime=1.5, mtime_ns=1_500_000_007)
+    assert Listed.of(entry) == Listed(3, 1.5, 1_500_000_007, ONE.hexdigest(), None)
+    assert Listed.of(entry).time_ns == 1_500_000_007
+    assert Listed.of(replace(entry, mtime_ns=None)).time_ns == 1_500_000_000
+    before = time.time()
+    young_at = Listed.of(replace(entry, settled=False)).young_at
+    assert young_at is not None
+    assert before <= young_at <= time.time()
 
 
 @given(st.lists(st.sampled_from([b"1", b"2", b"33"]), min_size=1, max_size=6), st.booleans())

@@ -174,6 +174,7 @@ def test_extended_attributes_may_be_none_or_empty() -> None:
     ("decode", "body", "what"),
     [
         (wire.decode_handle, text(b"h") + b"x", "HANDLE"),
+        (wire.decode_handle, b"\0\0\0\x02h", "HANDLE"),
         (wire.decode_data, text(b"d") + b"x", "DATA"),
         (wire.decode_attrs, struct.pack(">I", 0) + b"x", "ATTRS"),
         (wire.decode_attrs, struct.pack(">II", 2, 0), "ATTRS"),
