@@ -208,7 +208,16 @@ def test_what_is_sound_is_read() -> None:
 def test_a_field_is_missing(where: str, name: str) -> None:
     with pytest.raises(DamagedError) as refused:
         changed(where, name, ...)
-    assert "manifest" not in str(refused.value)
+    message = {
+        "digest": "the journal carries a part of a log without a digest",
+        "sha256": f"the journal carries '{FOLDER}/meta.json' without a digest",
+        "block_digest": f"the journal carries '{FOLDER}/events.jsonl' without a digest",
+    }
+    if (where, name) == ("commit", "lineage"):
+        message["lineage"] = "a commit of the journal lacks the lineage"
+    if (where, name) == ("log", "data"):
+        message["data"] = "a frame of the journal has bytes that belong to no file"
+    assert str(refused.value) == message.get(name, f"the journal lacks the field '{name}'")
 
 
 def test_without_what_may_be_missing() -> None:
@@ -243,7 +252,7 @@ def test_wrong_types_of_every_field(where: str, name: str, value: object) -> Non
 def test_numbers_out_of_bounds(where: str, name: str, value: int) -> None:
     with pytest.raises(UnsafeError) as refused:
         changed(where, name, value)
-    assert "the manifest" not in str(refused.value)
+    assert str(refused.value) == f"the field '{name}' of the journal is out of bounds"
 
 
 @pytest.mark.parametrize("name", sorted(SECONDS))
@@ -298,7 +307,7 @@ BOUNDS: list[tuple[str, str, object, object]] = [
 @pytest.mark.parametrize(("where", "name", "good", "bad"), BOUNDS)
 def test_bounds(where: str, name: str, good: object, bad: object) -> None:
     changed(where, name, good)
-    with pytest.raises(UnsafeError):
+    with pytest.raises(UnsafeError, match=rf"^the field '{name}' of the journal is out of bounds$"):
         changed(where, name, bad)
 
 
@@ -334,7 +343,7 @@ def test_what_is_no_digest(where: str, name: str, bad: str) -> None:
 )
 @pytest.mark.parametrize("where", ["begin", "seal"])
 def test_what_names_no_epoch(where: str, bad: str) -> None:
-    with pytest.raises(DamagedError, match="epoch that cannot be"):
+    with pytest.raises(DamagedError, match=r"^the journal names an epoch that cannot be$"):
         changed(where, "epoch", bad)
 
 
@@ -379,7 +388,7 @@ def test_problems_of_a_commit_are_bounded() -> None:
     header = changed("commit", "problems", [problem] * 100)
     assert isinstance(header, Header)
     assert (len(header.problems), header.problem_count) == (100, 100)
-    with pytest.raises(UnsafeError, match="100 problems"):
+    with pytest.raises(UnsafeError, match=r"^a commit of the journal lists more than 100 problems$"):
         changed("commit", "problems", [problem] * 101)
     wrong: list[object] = [[1], [None], [[]], {"a": 1}]
     for bad in wrong:
@@ -505,26 +514,54 @@ def test_the_same_file_twice_or_as_a_folder(names: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("runs", [None, {}, "x", 1, [1], [None], [[]], ["x"]])
 def test_runs_that_are_no_list_of_objects(runs: object) -> None:
-    with pytest.raises(DamagedError):
+    message = r"^(the field 'runs' of the journal is not a list|a section of the journal is not an object)$"
+    with pytest.raises(DamagedError, match=message):
         decode_files(read(FILES, {"runs": runs}))
 
 
 def test_without_runs() -> None:
-    with pytest.raises(DamagedError, match="lacks the field 'runs'"):
+    with pytest.raises(DamagedError, match=r"^the journal lacks the field 'runs'$"):
         decode_files(read(FILES, {}))
     assert load() == []
 
 
 @pytest.mark.parametrize("files", [[1], [None], [[]], ["meta.json"], [entry(), 1]])
 def test_files_that_are_no_list_of_objects(files: list[object]) -> None:
-    with pytest.raises(DamagedError, match="no list of files"):
+    with pytest.raises(DamagedError, match=rf"^the section '{FOLDER}' of the journal has no list of files$"):
         load(section(files=files))
+    with pytest.raises(
+        DamagedError, match=r"^the section 'runs/\\u200b' of the journal has no list of files$"
+    ):
+        load(section(files=files, folder="runs/\u200b"))
 
 
 @pytest.mark.parametrize("removed", [[1], [None], [["meta.json"]], [True], ["meta.json", 1]])
 def test_removed_that_is_no_list_of_texts(removed: list[object]) -> None:
-    with pytest.raises(DamagedError, match="not a text"):
+    with pytest.raises(DamagedError, match=r"^the field 'removed' of the journal is not a text$"):
         load(section(removed=removed))
+
+
+@pytest.mark.parametrize("removed", [None, {}, "meta.json", 1])
+def test_removed_that_is_no_list(removed: object) -> None:
+    with pytest.raises(DamagedError, match=r"^the field 'removed' of the journal is not a list$"):
+        load(section(removed=removed))
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "media/\u200b.tmp", "media/" + "x" * 250 + ".tmp"])
+def test_removed_path_that_is_no_file_of_a_run_is_told(name: str) -> None:
+    path = f"{FOLDER}/{name}"
+    with pytest.raises(UnsafeError) as refusal:
+        load(section(removed=["meta.json", name]))
+    shown = path[:200].replace("\u200b", r"\u200b")
+    assert str(refusal.value) == f"the journal removes '{shown}', which is no file of a run"
+    assert refusal.value.path == path
+
+
+def test_path_within_a_run_is_a_text_within_its_bounds() -> None:
+    with pytest.raises(DamagedError, match=r"^the field 'path' of the journal is not a text$"):
+        load(section({**entry(), "path": 5}))
+    with pytest.raises(UnsafeError, match=r"^the field 'path' of the journal is out of bounds$"):
+        load(section(entry("x" * 4097)))
 
 
 # -- carried bytes -----------------------------------------------------------------------------
@@ -538,44 +575,58 @@ def test_data_is_handed_out_in_order_of_the_entries() -> None:
     assert held == [b"ab", None, b"", b"cde", b"f"]
 
 
+FEWER = "a frame of the journal has fewer bytes than its files"
+MORE = "a frame of the journal has bytes that belong to no file"
+
+
+def refused(raw: dict[str, Any], data: bytes) -> tuple[str, str]:
+    """What is said of one entry that makes no sense, and of which path."""
+    with pytest.raises(DamagedError) as error:
+        load_one(raw, data)
+    return str(error.value), error.value.path
+
+
 @pytest.mark.parametrize(
-    ("data", "match"), [(b"", "fewer"), (b"ab", "fewer"), (b"abcd", "no file"), (b"abc" * 99, "no file")]
+    ("data", "message"), [(b"", FEWER), (b"ab", FEWER), (b"abcd", MORE), (b"abc" * 99, MORE)]
 )
-def test_data_that_does_not_add_up(data: bytes, match: str) -> None:
+def test_data_that_does_not_add_up(data: bytes, message: str) -> None:
     assert load_one(entry(size=3, data=3), b"abc")[1] is not None
-    with pytest.raises(DamagedError, match=match):
-        load_one(entry(size=3, data=3), data)
+    assert refused(entry(size=3, data=3), data) == (message, "")
 
 
 def test_data_without_a_file() -> None:
-    with pytest.raises(DamagedError, match="no file"):
+    with pytest.raises(DamagedError, match=rf"^{MORE}$"):
         load(data=b"x")
-    with pytest.raises(DamagedError, match="no file"):
+    with pytest.raises(DamagedError, match=rf"^{MORE}$"):
         load(section(entry()), data=b"x")
 
 
 @pytest.mark.parametrize("size", [0, 2, 4])
 def test_a_state_file_is_carried_whole(size: int) -> None:
-    with pytest.raises(DamagedError, match="another number"):
-        load_one(entry(size=3, data=size), b"x" * size)
+    message = "the journal carries another number of bytes than it lists"
+    assert refused(entry(size=3, data=size), b"x" * size) == (message, f"{FOLDER}/meta.json")
+
+
+def without_a_digest(inner: str) -> tuple[str, str]:
+    path = f"{FOLDER}/{inner}"
+    return f"the journal carries '{path}' without a digest", path
 
 
 def test_carried_without_a_digest() -> None:
-    raw = entry(data=3)
+    raw = entry("media/\u200b", data=3)
     del raw["sha256"]
-    with pytest.raises(DamagedError, match="without a digest"):
-        load_one(raw, b"abc")
+    path = f"{FOLDER}/media/\u200b"
+    assert refused(raw, b"abc") == (rf"the journal carries '{FOLDER}/media/\u200b' without a digest", path)
     raw = a_log(3, **{"data": 3, "from": 0})
     del raw["block_digest"]
-    with pytest.raises(DamagedError, match="without a digest"):
-        load_one(raw, b"abc")
+    assert refused(raw, b"abc") == without_a_digest("events.jsonl")
 
 
 def test_a_digest_of_the_other_kind_is_none() -> None:
-    with pytest.raises(DamagedError, match="without a digest"):
-        load_one({**entry(data=3), "sha256": None, "block_digest": DIGEST}, b"abc")
-    with pytest.raises(DamagedError, match="without a digest"):
-        load_one({**a_log(3, **{"data": 3, "from": 0}), "block_digest": None, "sha256": DIGEST}, b"abc")
+    raw = {**entry(data=3), "sha256": None, "block_digest": DIGEST}
+    assert refused(raw, b"abc") == without_a_digest("meta.json")
+    raw = {**a_log(3, **{"data": 3, "from": 0}), "block_digest": None, "sha256": DIGEST}
+    assert refused(raw, b"abc") == without_a_digest("events.jsonl")
 
 
 def test_ranges_of_a_log() -> None:
@@ -586,18 +637,20 @@ def test_ranges_of_a_log() -> None:
     for start, size in ((0, 9), (3, 4), (9, 0)):
         _, carried = load_one(a_log(10, **{"data": size, "from": start, "digest": other}), b"x" * size)
         assert carried == Carried(start, memoryview(b"x" * size), other)
-        with pytest.raises(DamagedError, match="without a digest"):
-            load_one(a_log(10, **{"data": size, "from": start}), b"x" * size)
+        message = "the journal carries a part of a log without a digest"
+        raw = a_log(10, **{"data": size, "from": start})
+        assert refused(raw, b"x" * size) == (message, f"{FOLDER}/events.jsonl")
 
 
 @pytest.mark.parametrize(("start", "size"), [(0, 11), (10, 1), (11, 0), (2**63 - 1, 1), (2**63 - 1, 0)])
 def test_a_range_beyond_the_listed_size(start: int, size: int) -> None:
-    with pytest.raises(DamagedError, match="more of a log"):
-        load_one(a_log(10, **{"data": size, "from": start, "digest": DIGEST}), b"x" * size)
+    raw = a_log(10, **{"data": size, "from": start, "digest": DIGEST})
+    message = "the journal carries more of a log than it lists"
+    assert refused(raw, b"x" * size) == (message, f"{FOLDER}/events.jsonl")
 
 
 def test_a_range_needs_its_start() -> None:
-    with pytest.raises(DamagedError, match="lacks the field 'from'"):
+    with pytest.raises(DamagedError, match=r"^the journal lacks the field 'from'$"):
         load_one(a_log(data=10), b"x" * 10)
 
 
@@ -608,7 +661,7 @@ def test_carried_bytes_of_one_file_are_bounded() -> None:
         assert carried is not None
         assert len(carried.data) == most
     for raw in (entry(size=most + 1, data=most + 1), a_log(most + 1, **{"data": most + 1, "from": 0})):
-        with pytest.raises(UnsafeError, match="'data'"):
+        with pytest.raises(UnsafeError, match=r"^the field 'data' of the journal is out of bounds$"):
             load_one(raw, bytes(most + 1))
 
 
@@ -622,6 +675,7 @@ def test_nothing_is_given_of_a_frame_that_is_refused_later() -> None:
 
 # -- bombs -------------------------------------------------------------------------------------
 
+SPELLED = rf"^a frame of the journal names paths of more than {MAX_PATHS} bytes$"
 DEEP = "runs/" + "/".join(["d" * 250] * 15) + "/\U0001f600"
 
 
@@ -638,7 +692,7 @@ def test_a_folder_that_many_entries_repeat() -> None:
     for found in (together, read(FILES, f'{{"runs":[{apart}]}}'.encode())):
         tracemalloc.start()
         try:
-            with pytest.raises(UnsafeError, match="paths"):
+            with pytest.raises(UnsafeError, match=SPELLED):
                 decode_files(found)
             _, peak = tracemalloc.get_traced_memory()
         finally:
@@ -739,6 +793,43 @@ def test_round_trip_of_sections(
         (),
         (),
     )
+
+
+def test_every_byte_of_what_is_written() -> None:
+    log = FileEntry(f"{FOLDER}/events.jsonl", 5, 1.0, 3, True, block_digest=DIGEST)
+    text = f'{{"path": "events.jsonl", "size": 5, "mtime": 1.0, "priority": 3, "block_digest": "{DIGEST}"'
+    assert encode_change(log, "events.jsonl") == text + "}"
+    assert encode_change(log, "events.jsonl", 5) == text + ', "data": 5, "from": 0}'
+    assert encode_change(log, "events.jsonl", 2, 1, "cd") == text + ', "data": 2, "from": 1, "digest": "cd"}'
+    state = FileEntry(f"{FOLDER}/meta.json", 5, 1.0, 1, sha256=DIGEST)
+    text = f'{{"path": "meta.json", "size": 5, "mtime": 1.0, "priority": 1, "sha256": "{DIGEST}"'
+    assert encode_change(state, "meta.json", 5) == text + ', "data": 5}'
+    run = ('runs/"', "\u00e4", 1.5, 2.0)
+    text = '{"folder": "runs/\\"", "status": "\\u00e4", "created_at": 1.5, "updated_at": 2.0, "files": ['
+    assert encode_section(run, []) == text + "]}"
+    assert encode_section(run, ["{a}", "{b}"], ("c", '"')) == text + '{a}, {b}], "removed": ["c", "\\""]}'
+    assert encode_files([]) == b'{"runs": []}'
+    assert encode_files(["{a}", "{b}"]) == b'{"runs": [{a}, {b}]}'
+    assert json.loads(encode_begin(ONE, "l", 1.5)) == {
+        "format_version": "1.0",
+        "epoch": ONE,
+        "lineage": "l",
+        "created_at": 1.5,
+    }
+    seal = Seal(Identity("l", 7, "s"), Place(TWO, 1234, b"\xcd" * 32))
+    assert json.loads(encode_seal(seal)) == ENDING
+
+
+def test_problem_texts_of_a_written_commit_are_counted_to_the_last_byte() -> None:
+    fits = Problem("p" * 1000, "k" * 100, "m" * (MAX_PROBLEM_TEXT - 1100))
+    assert len(written(replace(HEADER, problems=(fits,)))["problems"]) == 1
+    for part in ("path", "kind", "message"):
+        longer = replace(fits, **{part: getattr(fits, part) + "x"})
+        fields = written(replace(HEADER, problems=(longer, Problem("p", "k", "m"))))
+        assert (fields["problems"], fields["problem_count"]) == ([], 2)
+    half = Problem("p" * (MAX_PROBLEM_TEXT // 2), "", "")
+    assert len(written(replace(HEADER, problems=(half, half, Problem("", "", ""))))["problems"]) == 3
+    assert len(written(replace(HEADER, problems=(half, half, Problem("p", "", ""), half)))["problems"]) == 2
 
 
 def test_what_is_only_listed_has_no_added_fields() -> None:
