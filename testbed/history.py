@@ -3,15 +3,32 @@
 The writer records each change *before* it makes it, so whatever a reader of the tree can have seen is in the
 history. For each file there is a folder of the same relative path: `versions` lists the SHA-256 of every
 content of a state file, and the files `0`, `1`, ... hold the generations of a log. A generation ends when the
-log is cut or replaced.
+log is cut or replaced. `ended` is there once a run has said that it ended, `removed` once a file was taken
+out of the tree.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 LOG_NAMES = ("events.jsonl", "logs.txt")
+GOING_ON = frozenset(
+    [
+        "",
+        "running",
+        "unknown",
+        "pending",
+        "queued",
+        "created",
+        "starting",
+        "initializing",
+        "paused",
+        "resuming",
+    ]
+)
+"""What a run says that has not ended."""
 
 
 def is_log(relative: str) -> bool:
@@ -24,6 +41,15 @@ def is_run_file(relative: str) -> bool:
     name = relative.rpartition("/")[2]
     hidden = any(part.startswith(".") for part in relative.split("/"))
     return not hidden and not name.endswith((".lock", ".tmp"))
+
+
+def says_ended(status: bytes) -> bool:
+    """Whether this content of a `status.json` says that the run has ended."""
+    try:
+        said = json.loads(status)["status"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return isinstance(said, str) and said.strip().lower() not in GOING_ON
 
 
 class History:
@@ -48,7 +74,7 @@ class History:
         else:
             with (folder / "versions").open("a", encoding="ascii") as versions:
                 versions.write(hashlib.sha256(content).hexdigest() + "\n")
-            if folder.name == "status.json" and b'"finished"' in content:
+            if folder.name == "status.json" and says_ended(content):
                 (folder / "ended").touch()
 
     def record_append(self, relative: str, data: bytes) -> None:
@@ -56,6 +82,34 @@ class History:
         folder = self.directory / relative
         with (folder / str(self._generations(folder) - 1)).open("ab") as generation:
             generation.write(data)
+
+    def record_removed(self, relative: str) -> None:
+        """Record that a file is about to go: it is removed, renamed, or its run ceases to be one."""
+        (self.directory / relative / "removed").touch()
+
+    def record_tree_removed(self, root: Path, folder: Path) -> None:
+        """Record that all the run files below a folder of the tree are about to go."""
+        for path in folder.rglob("*"):
+            relative = path.relative_to(root).as_posix()
+            if path.is_file() and (self.directory / relative).is_dir():
+                self.record_removed(relative)
+
+    def was_removed(self, relative: str) -> bool:
+        """Whether a file has ever been taken out of the tree."""
+        return (self.directory / relative / "removed").exists()
+
+    def versions(self, relative: str) -> list[str]:
+        """The SHA-256 of all contents of a state file, in order; empty if there never was one."""
+        try:
+            return (self.directory / relative / "versions").read_text(encoding="ascii").split()
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def generations(self, relative: str) -> list[bytes]:
+        """All generations of a log, in order; empty if there never was one."""
+        folder = self.directory / relative
+        numbers = range(self._generations(folder)) if folder.is_dir() else ()
+        return [(folder / str(number)).read_bytes() for number in numbers]
 
     def paths(self) -> set[str]:
         """Every file that has ever been in the tree."""
@@ -68,9 +122,7 @@ class History:
 
     def is_prefix(self, relative: str, content: bytes) -> bool:
         """Whether a log ever began with `content`."""
-        folder = self.directory / relative
-        numbers = range(self._generations(folder)) if folder.is_dir() else ()
-        return any((folder / str(number)).read_bytes().startswith(content) for number in numbers)
+        return any(generation.startswith(content) for generation in self.generations(relative))
 
     def fault(self, relative: str, content: bytes) -> str | None:
         """What is wrong with `content` as a mirror's copy of this file, or None if the file once held it.
@@ -81,7 +133,7 @@ class History:
         if not folder.is_dir():
             return f"{relative} was never in the tree"
         if not is_log(relative):
-            known = (folder / "versions").read_text(encoding="ascii").split()
+            known = self.versions(relative)
             digest = hashlib.sha256(content).hexdigest()
             return None if digest in known else f"{relative} was never like this ({len(content)} bytes)"
         if content and not content.endswith(b"\n"):

@@ -182,6 +182,7 @@ class Changer:
 
     def _delete(self, run: Path) -> None:
         self._runs.remove(run)
+        self._history.record_tree_removed(self._root, run)
         shutil.rmtree(run)
 
     def _rename(self, run: Path) -> None:
@@ -190,6 +191,7 @@ class Changer:
         for path in run.rglob("*"):
             if path.is_file():
                 self._history.record(self._relative(new / path.relative_to(run)), path.read_bytes())
+        self._history.record_tree_removed(self._root, run)
         run.rename(new)
         self._runs[self._runs.index(run)] = new
 

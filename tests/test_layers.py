@@ -212,6 +212,20 @@ def test_source_knows_nothing_of_the_project_around_it() -> None:
     assert {module: _top_names(module) & around for module in _modules() if _top_names(module) & around} == {}
 
 
+def test_oracle_shares_no_code_with_the_product() -> None:
+    """Nor does anything in the testbed that it imports."""
+    seen: set[str] = set()
+    todo = ["oracle"]
+    while todo:
+        name = todo.pop()
+        seen.add(name)
+        tree = ast.parse((PROJECT_ROOT / f"testbed/{name}.py").read_text(encoding="utf-8"))
+        found = {target for node, _ in _statements(tree) for target in _targets(node)}
+        assert {target.partition(".")[0] for target in found} - sys.stdlib_module_names <= {"testbed"}, name
+        todo += {target.partition(".")[2] for target in found if target.startswith("testbed.")} - seen
+    assert {"oracle", "history"} <= seen
+
+
 def _run_python(code: str, *arguments: str, isolated: bool) -> str:
     flags = ["-I", "-S"] if isolated else []
     start = f"import sys; sys.path.insert(0, {str(SOURCE)!r})\n"
