@@ -25,6 +25,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from testbed.epochs import Epoch
 from testbed.history import History, is_log, says_ended
 from testbed.selected import selected_files
 
@@ -129,6 +130,7 @@ class Oracle:
 
     Attributes:
         torn_ends: how many logs ended within a record after the end of their run, as they may.
+        publications: the states that it was told of, in that order.
         torn_pages: how many ended within a record at the end of a page, where a kill stopped a write.
     """
 
@@ -138,15 +140,16 @@ class Oracle:
         self.torn_pages = 0
         self._patience = patience
         self._changed = threading.Condition()
-        self._publications: list[Publication] = []
+        self.publications: list[Publication] = []
         self._ended: set[str] = set()
+        self._epochs: dict[Path, Epoch] = {}
         self._looks: dict[Path, _Look] = {}
 
     # -- what it is told -------------------------------------------------------------------------
 
     def published(self, document: Mapping[str, Any]) -> None:
         """Take note of a manifest that was published, as JSON."""
-        before = self._publications[-1].runs if self._publications else {}
+        before = self.publications[-1].runs if self.publications else {}
         runs: dict[str, Mapping[str, Entry]] = {}
         for run in document["experiments"]:
             ended = says_ended(json.dumps({"status": run["status"]}).encode())
@@ -158,11 +161,20 @@ class Oracle:
         is_full = document["manifest_type"] == "full"
         self.add(Publication(_identity(document), is_full, document.get("complete") is True, runs))
 
+    def published_in(self, journal: Path) -> None:
+        """Take note of all that a journal has published since the last call; the current HEAD tells nothing
+        that its frames do not."""
+        for path in sorted(journal.glob("*.journal")):
+            epoch = self._epochs.setdefault(path, Epoch(path))
+            for document in epoch.commits():
+                self.published(document)
+
     def add(self, publication: Publication) -> None:
-        """Take note of a published state."""
+        """Take note of a published state; it may be known already."""
         with self._changed:
-            self._publications.append(publication)
-            self._changed.notify_all()
+            if self._find(publication.identity, is_full=publication.is_full) is None:
+                self.publications.append(publication)
+                self._changed.notify_all()
 
     def somebody_did(self, mirror: Path, *paths: str) -> None:
         """Somebody else has just put these files into the mirror, changed them, or taken them away.
@@ -324,7 +336,7 @@ class Oracle:
 
     def _claims(self, before: _Look, contents: Mapping[str, bytes], records: Records) -> Iterator[str]:
         """What the cursor's state lists is there, as it was then or later, or known to be undone."""
-        if not self._publications or records.cursor.get("selection"):
+        if not self.publications or records.cursor.get("selection"):
             return
         listed: dict[str, Entry] = {}
         top, base = records.cursor.get("identity"), records.cursor.get("base")
@@ -345,16 +357,14 @@ class Oracle:
             elif not self._holds(path, entry, contents[path]):
                 yield f"law 2: {path}: it is older than the cursor's revision {records.revision} lists it"
 
-    def _publication(self, identity: tuple[Any, ...], *, is_full: bool) -> Publication | None:
-        def find() -> Publication | None:
-            fits = (
-                each for each in self._publications if each.identity == identity and each.is_full == is_full
-            )
-            return next(fits, None)
+    def _find(self, identity: tuple[Any, ...], *, is_full: bool) -> Publication | None:
+        fits = (each for each in self.publications if each.identity == identity and each.is_full == is_full)
+        return next(fits, None)
 
+    def _publication(self, identity: tuple[Any, ...], *, is_full: bool) -> Publication | None:
         with self._changed:
-            self._changed.wait_for(lambda: find() is not None, self._patience)
-            return find()
+            self._changed.wait_for(lambda: self._find(identity, is_full=is_full) is not None, self._patience)
+            return self._find(identity, is_full=is_full)
 
     def _holds(self, path: str, entry: Entry, content: bytes) -> bool:
         """Whether a content is what was listed, or came later."""
@@ -400,13 +410,18 @@ class Oracle:
         if not self.history.was_removed(path):
             return "it never went from the root"
         revision, lineage = records.revision, (records.cursor.get("identity") or [None])[0]
-        # Nothing but publications is known of what a client could learn, when there is any.
-        fits = not self._publications or any(
-            each.complete and each.is_full and not each.lists(path)
-            for each in self._publications
-            if each.identity[1] >= revision and lineage in (None, each.identity[0])
-        )
-        return "" if fits else f"no complete state since revision {revision} lacks it"
+
+        def fits() -> bool:
+            # Without any publication, a client goes by the folders alone.
+            return not self.publications or any(
+                each.complete and each.is_full and not each.lists(path)
+                for each in reversed(self.publications)
+                if each.identity[1] >= revision and lineage in (None, each.identity[0])
+            )
+
+        with self._changed:
+            known = self._changed.wait_for(fits, self._patience)
+        return "" if known else f"no complete state since revision {revision} lacks it"
 
     # -- remembering -----------------------------------------------------------------------------
 

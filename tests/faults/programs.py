@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from testbed.history import History
+from testbed.oracle import Oracle
 from testbed.processes import descendants
 from tests.faults.process import COMMAND, TIMEOUT, environment
 
@@ -207,7 +207,7 @@ class Observer:
 
     Attributes:
         mirror: the mirror.
-        history: what is true.
+        oracle: knows what is true.
         faults: what it saw that was never there: half a record, wrong bytes, a mixture.
         seen: how many contents it saw.
         passing: how many of these ended within a record, exactly at the end of a page, and did so no more at
@@ -215,7 +215,7 @@ class Observer:
     """
 
     mirror: Path
-    history: History
+    oracle: Oracle
     faults: list[str] = field(default_factory=list)
     seen: int = 0
     passing: int = 0
@@ -257,7 +257,7 @@ class Observer:
         content = Path(path).read_bytes()
         self._known[path] = found
         self.seen += 1
-        fault = self.history.fault(os.path.relpath(path, self.mirror), content)
+        fault = self.oracle.fault(os.path.relpath(path, self.mirror), content)
         if not fault:
             return
         if "within a record" in fault and len(content) % PAGE == 0 and self._grows(path, len(content)):

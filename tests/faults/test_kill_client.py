@@ -1,32 +1,27 @@
 """A client that is killed or stopped at any moment leaves a mirror that the laws hold for.
 
-`RUNICORN_KILLS` is the number of random kills (default 40), `RUNICORN_KILL_SEED` their seed.
+`RUNICORN_KILLS` is the number of random kills, `RUNICORN_KILL_SEED` their seed.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import select
 import shlex
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
 import pytest
 
-from testbed.history import History, is_log
 from testbed.live import LiveWriter
+from testbed.oracle import Oracle
 from testbed.processes import descendants
 from testbed.sshd import Sshd
 from testbed.trees import make_tree
@@ -42,14 +37,14 @@ from tests.faults.process import (
     run_files,
     sync,
 )
+from tests.faults.tally import Tried, count, scale, turns
 from tests.manifest.helpers import PROJECT_RUN
 
-KILLS = int(os.environ.get("RUNICORN_KILLS", "40"))
+KILLS = int(os.environ.get("RUNICORN_KILLS", scale(40, 600)))
 SEED = int(os.environ.get("RUNICORN_KILL_SEED", "20240607"))
 KILLS_OF_A_MIRROR = 6
 METHODS = ("auto", "journal", "auto", "manifest", "walk")
 """One after the other: none of them is always the first one of a mirror."""
-BLOCK = 1024 * 1024
 
 
 def popen(*arguments: str | Path, **env: str) -> subprocess.Popen[bytes]:
@@ -80,27 +75,18 @@ def wait_for_lines(stream: IO[bytes], count: int, seconds: float) -> bytes:
 
 
 class Publisher:
-    """Publishes the root again and again, and keeps every manifest by its revision."""
+    """Publishes the root again and again, and tells the oracle."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, oracle: Oracle) -> None:
         self.root = root
+        self._oracle = oracle
         self._stop = threading.Event()
-        self._published: dict[int, dict[str, Any]] = {}
         self._thread = threading.Thread(target=self._loop)
         self.publish()
 
     def publish(self) -> None:
         """Publish once."""
-        document = generate(self.root)
-        self._published[document["revision"]] = document
-
-    def of_revision(self, revision: int) -> dict[str, Any]:
-        """The manifest of a revision, which may still be on its way into our memory."""
-        deadline = time.monotonic() + TIMEOUT
-        while revision not in self._published:
-            assert time.monotonic() < deadline
-            self._stop.wait(0.01)
-        return self._published[revision]
+        self._oracle.published(generate(self.root))
 
     def _loop(self) -> None:
         while not self._stop.wait(0.2):
@@ -115,86 +101,6 @@ class Publisher:
     ) -> None:
         self._stop.set()
         self._thread.join(TIMEOUT)
-
-    def ended(self) -> set[str]:
-        """The run folders that any manifest has called ended."""
-        documents = list(self._published.values())
-        runs = [run for document in documents for run in document["experiments"]]
-        return {run["folder"] for run in runs if run["status"] == "finished"}
-
-
-@dataclass
-class Checker:
-    """Checks laws 1 to 3 on a mirror, without the product's help but for the text of its database."""
-
-    history: History
-    publisher: Publisher
-    ended: set[str] = field(default_factory=set)
-    torn_ends: int = 0
-
-    def check(self, mirror: Path, *, deletes: bool = False) -> None:
-        """Law by law; a mirror that deletes may lack what the server has deleted."""
-        if not mirror.exists():
-            return
-        for path in mirror.rglob("status.json"):
-            if json.loads(path.read_bytes())["status"] == "finished":
-                self.ended.add(path.parent.relative_to(mirror).as_posix())
-        faults = [fault for fault in self._faults(mirror) if fault]
-        assert faults == []
-        self._check_records(mirror, deletes)
-
-    def _faults(self, mirror: Path) -> Iterator[str | None]:
-        for relative, content in run_files(mirror).items():
-            fault = self.history.fault(relative, content)
-            # The writer lets a run that has ended go on; after the end half a record may be taken over.
-            if fault and "within a record" in fault and self._may_be_torn(relative, content):
-                self.torn_ends += 1
-                continue
-            yield fault
-
-    def _may_be_torn(self, relative: str, content: bytes) -> bool:
-        if relative.rpartition("/")[0] not in self.ended | self.publisher.ended():
-            return False
-        folder = self.history.directory / relative
-        return any(each.read_bytes().startswith(content) for each in folder.iterdir() if each.name.isdigit())
-
-    def _check_records(self, mirror: Path, deletes: bool) -> None:
-        database = mirror / ".runicorn/state.db"
-        if not database.exists():
-            return
-        state = sqlite3.connect(database)
-        try:
-            assert state.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            if not state.execute("SELECT 1 FROM sqlite_master WHERE name = 'files'").fetchone():
-                return
-            rows = state.execute("SELECT folder, inner, size, mtime_ns, inode, hashes FROM files").fetchall()
-            cursor = state.execute("SELECT value FROM meta WHERE key = 'cursor'").fetchone()
-            # What the journal only lists is fetched later, and remembered until then.
-            wanted = {path for (path,) in state.execute("SELECT folder || '/' || inner FROM wanted")}
-        finally:
-            state.close()
-        for folder, inner, size, mtime_ns, inode, hashes in rows:
-            path = mirror / folder / inner
-            if deletes and not (self.publisher.root / folder / inner).exists() and not path.exists():
-                continue
-            status = path.stat()  # what is recorded as synced is there
-            if (status.st_size, status.st_mtime_ns, status.st_ino) == (size, mtime_ns, inode):
-                assert _hashes(path) == hashes, path
-        identity = json.loads(cursor[0])["identity"] if cursor else None
-        if identity is not None:
-            for run in self.publisher.of_revision(identity[1])["experiments"]:
-                for entry in run["files"]:
-                    path = entry["path"]
-                    is_gone = deletes and not (self.publisher.root / path).exists()
-                    assert (mirror / path).is_file() or path in wanted or is_gone, path
-
-
-def _hashes(path: Path) -> bytes:
-    content = path.read_bytes()
-    if not is_log(path.name):
-        return sha256(content).digest()
-    blocks = range(0, max(1, len(content)), BLOCK)
-    return b"".join(sha256(content[at : at + BLOCK]).digest() for at in blocks)
 
 
 def _kill_somewhere(process: subprocess.Popen[bytes], chance: random.Random, longest: float) -> bool:
@@ -224,34 +130,33 @@ def test_kills_at_random_moments_against_a_live_writer(tmp_path: Path) -> None:
     alive = 0
     with Sshd() as server:
         far = (*over(server), f"{server.host}:{root}")
-        with LiveWriter(root, tmp_path / "history", seed=SEED) as writer, Publisher(root) as publisher:
-            checker = Checker(writer.history, publisher)
-            for number in range(KILLS):
-                if number % KILLS_OF_A_MIRROR == 0:
-                    mirrors.append(tmp_path / f"mirror-{len(mirrors)}")
-                method = METHODS[number % len(METHODS)]
-                deletes = len(mirrors) % 2 == 0
-                source = far if chance.random() < 0.5 else (str(root),)
-                more = ["--delete"] if deletes else []
-                process = popen(*source, mirrors[-1], "--method", method, "-v", *more)
-                alive += _kill_somewhere(process, chance, 0.6)
-                try:
-                    checker.check(mirrors[-1], deletes=deletes)
-                except BaseException:
-                    print(f"kill {number}, {method}, {source[0]}, {mirrors[-1]}")
-                    raise
+        with LiveWriter(root, tmp_path / "history", seed=SEED) as writer:
+            # A client may read a manifest before its publisher has told of it.
+            oracle = Oracle(writer.history, patience=TIMEOUT)
+            with Publisher(root, oracle) as publisher:
+                for number in turns(KILLS, KILLS):
+                    if number % KILLS_OF_A_MIRROR == 0:
+                        mirrors.append(tmp_path / f"mirror-{len(mirrors)}")
+                    method = METHODS[number % len(METHODS)]
+                    deletes = len(mirrors) % 2 == 0
+                    source = far if chance.random() < 0.5 else (str(root),)
+                    more = ["--delete"] if deletes else []
+                    process = popen(*source, mirrors[-1], "--method", method, "-v", *more)
+                    killed = _kill_somewhere(process, chance, 0.6)
+                    faults = oracle.faults(mirrors[-1], deletes=deletes)
+                    assert faults == [], f"kill {number}, {method}, {source[0]}, {mirrors[-1]}"
+                    count(Tried.KILLED_SYNCS, killed)
+                    alive += killed
         publisher.publish()
-        print(f"{alive} killed alive, {checker.torn_ends} torn ends after the end of a run")
-        wanted = run_files(root)
+        print(f"{alive} killed alive, {oracle.torn_ends} torn ends after the end of a run")
         for number, mirror in enumerate(mirrors):
             source = far if number % 2 else (str(root),)
             method = ("journal", "auto", "manifest")[number % 3]
             sync(*source, mirror, "--method", method).expect(0)
-            found = run_files(mirror)
-            assert {name: found.get(name) for name in wanted} == wanted
-            assert set(found) <= writer.history.paths()
+            assert oracle.complete(mirror, root) == []
+            assert oracle.faults(mirror, undisturbed=True) == []
             assert [name for name in left_behind(mirror) if not name.endswith(".partial")] == []
-    assert alive >= KILLS // 2
+    assert alive >= len(mirrors) * KILLS_OF_A_MIRROR // 3
 
 
 # -- named steps -----------------------------------------------------------------------------

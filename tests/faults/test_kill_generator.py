@@ -1,6 +1,6 @@
 """A generator that is killed at any moment leaves a journal that clients follow, and the next one carries on.
 
-`RUNICORN_KILLS` is the number of kills (default 25), `RUNICORN_KILL_SEED` their seed.
+`RUNICORN_KILLS` is the number of kills, `RUNICORN_KILL_SEED` their seed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from runicorn.journal.sections import decode_commit, decode_seal
 from runicorn.manifest.model import Identity
 from runicorn.remote_storage import ManifestSyncClient, SyncOptions, synchronize
 from runicorn.remote_storage.transport import LocalTransport, SshTarget, connect_ssh
-from testbed.history import History
 from testbed.live import LiveWriter
+from testbed.oracle import Oracle
 from testbed.sshd import Sshd
 from testbed.trees import make_tree
-from tests.faults.process import TIMEOUT, environment, left_behind, run_files
+from tests.faults.process import TIMEOUT, environment, left_behind
+from tests.faults.tally import Tried, count, scale, turns
 
-KILLS = int(os.environ.get("RUNICORN_KILLS", "25"))
+KILLS = int(os.environ.get("RUNICORN_KILLS", scale(25, 2_500)))
 SEED = int(os.environ.get("RUNICORN_KILL_SEED", "20240607"))
 PAUSE = 0.02
 """Seconds between two syncs of one client: the processor is shared with those who write."""
@@ -60,9 +61,14 @@ GONE = "the mirror's epoch of the journal is not there any more"
 
 
 class Nursery:
-    """Starts generators fast, and kills them: a process with everything loaded has them as its children."""
+    """Starts generators fast, and kills them: a process with everything loaded has them as its children.
+
+    Attributes:
+        after: is called after each generation.
+    """
 
     def __init__(self, root: Path) -> None:
+        self.after: Callable[[], None] = lambda: None
         self._process = subprocess.Popen(
             [sys.executable, "-c", NURSERY, str(root)],
             stdin=subprocess.PIPE,
@@ -75,6 +81,7 @@ class Nursery:
         """Run a generator; its exit code, negative when it was killed in time."""
         code, seconds = self._ask(kill_after, small, compact)
         self.seconds = seconds
+        self.after()
         return code
 
     def _ask(self, kill_after: float | None, small: int, compact: bool) -> tuple[int, float]:
@@ -149,17 +156,6 @@ class Line:
         assert reader.held == 0
 
 
-def faults(history: History, mirror: Path) -> list[str]:
-    """What breaks laws 1 and 3; after the end of a run half a record may be taken over."""
-    found = []
-    for relative, content in run_files(mirror).items():
-        fault = history.fault(relative, content)
-        if fault and "within a record" in fault and history.has_ended(relative.rpartition("/")[0]):
-            fault = None if history.is_prefix(relative, content) else fault
-        found += [fault] if fault else []
-    return found
-
-
 @dataclass
 class Watcher:
     """A client that syncs again and again in a thread, and looks at its mirror each time.
@@ -167,14 +163,16 @@ class Watcher:
     Attributes:
         mirror: its mirror.
         sync: one sync; gives its statistics.
-        history: what is true.
+        oracle: knows what is true.
+        leave: what leave its syncs have to delete.
         methods: how often which rung was taken.
         news: how many syncs brought something.
     """
 
     mirror: Path
     sync: Callable[[], dict[str, object]]
-    history: History
+    oracle: Oracle
+    leave: dict[str, bool] = field(default_factory=dict)
     methods: Counter[str] = field(default_factory=Counter)
     news: int = 0
     error: BaseException | None = None
@@ -186,8 +184,8 @@ class Watcher:
         assert method == "journal" or GONE in reason, statistics
         self.methods[method] += 1
         self.news += not statistics["skipped"]
-        found = faults(self.history, self.mirror)
-        assert found == [], statistics
+        faults = self.oracle.faults(self.mirror, undisturbed=True, **self.leave)
+        assert faults == [], statistics
 
     def _loop(self) -> None:
         try:
@@ -241,14 +239,17 @@ def test_kills_while_clients_follow(tmp_path: Path) -> None:
         LiveWriter(root, tmp_path / "history", seed=SEED) as writer,
         ManifestSyncClient(sftp, str(root), tmp_path / "polls", jitter_max=0, options=options) as client,
     ):
+        # A client may read a state before the oracle is told of it.
+        oracle = Oracle(writer.history, patience=TIMEOUT)
+        nursery.after = lambda: oracle.published_in(line.journal)
         assert nursery.generate() == 0
         line.carries_on()
-        polls = Watcher(tmp_path / "polls", client.sync, writer.history)
+        polls = Watcher(tmp_path / "polls", client.sync, oracle, {"deletes": True, "force": True})
         anew = tmp_path / "anew"
-        others = Watcher(anew, by_new_connections(anew, root, server), writer.history)
+        others = Watcher(anew, by_new_connections(anew, root, server), oracle)
         with polls.watching(), others.watching():
             longest = nursery.seconds
-            for number in range(KILLS):
+            for number in turns(KILLS, KILLS):
                 small = chance.choice([500, 10**6])
                 compact = chance.random() < 0.15
                 code = nursery.generate(chance.uniform(0, 1.1 * longest), small=small, compact=compact)
@@ -261,6 +262,7 @@ def test_kills_while_clients_follow(tmp_path: Path) -> None:
                     line.carries_on()
                 polls.check()
                 others.check()
+                count(Tried.KILLED_GENERATIONS, code < 0)
         made = writer.stop()
         assert nursery.generate() == 0
         for watcher in (polls, others):
@@ -268,13 +270,10 @@ def test_kills_while_clients_follow(tmp_path: Path) -> None:
     print(f"{killed} killed alive, {line.epochs} epochs left, {sum(made.values())} changes")
     for name, watcher in (("polls", polls), ("anew", others)):
         print(f"{name}: {watcher.news} syncs with news, rungs {dict(watcher.methods)}")
-    assert run_files(polls.mirror) == run_files(root)
-    wanted, found = run_files(root), run_files(others.mirror)
-    assert {path: found.get(path) for path in wanted} == wanted
-    assert set(found) <= writer.history.paths()
+    assert oracle.complete(polls.mirror, root, deletes=True) + oracle.complete(others.mirror, root) == []
     assert left_behind(polls.mirror) == left_behind(others.mirror) == []
     assert set(codes) <= {0, -9}
-    assert killed >= KILLS // 2
+    assert killed >= len(codes) // 2
     assert polls.news > 0
     assert others.news > 0
 

@@ -20,6 +20,7 @@ import pytest
 from runicorn.journal.head import decode_head
 from testbed.history import History
 from testbed.live import LiveWriter
+from testbed.oracle import Oracle
 from testbed.sshd import Sshd
 from testbed.trees import make_tree
 from tests.faults.process import left_behind, over, run_files, runicorn
@@ -154,7 +155,8 @@ def test_mirror_is_the_root_whatever_failed(tmp_path: Path) -> None:
     make_tree(root, RUNS, files=9, seed=SEED, running=RUNS)
     generator = WatchingGenerator(root)
     writer = LiveWriter(root, tmp_path / "history", interval=CHANGE_EVERY, seed=SEED, finishing=False)
-    observer = Observer(mirror, writer.history)
+    oracle = Oracle(writer.history)
+    observer = Observer(mirror, oracle)
     with Sshd() as server:
         options = ("--delete", "--interval", "0.2", *over(server))
         client = WatchingClient(f"{server.host}:{root}", mirror, *options)
@@ -178,7 +180,9 @@ def test_mirror_is_the_root_whatever_failed(tmp_path: Path) -> None:
     for name, each in (("generator", generator), ("client", client)):
         print(f"memory of the {name}: {each.growth / 1e6:+.1f} MB")
     assert observer.faults == []
-    assert run_files(mirror) == run_files(root)
+    oracle.published_in(root / ".runicorn/journal")
+    assert oracle.faults(mirror, undisturbed=True) == []
+    assert oracle.complete(mirror, root, deletes=True) == []
     assert left_behind(mirror) == []
     assert observer.seen > 0
     assert not [line for line in generator.err + client.err if "Traceback" in line]
@@ -191,7 +195,7 @@ def test_the_observer_sees_half_a_line_and_wrong_bytes(tmp_path: Path) -> None:
     history.record("run/logs.txt", b"one\ntwo\n")
     log = mirror / "run/logs.txt"
     log.parent.mkdir(parents=True)
-    observer = Observer(mirror, history)
+    observer = Observer(mirror, Oracle(history))
     for content, word in ((b"one\n", ""), (b"one\nt", "within a record"), (b"one\nfoo\n", "no prefix")):
         log.write_bytes(content)
         observer.look()
@@ -205,6 +209,6 @@ def test_half_a_line_at_the_end_of_a_page_has_to_pass(tmp_path: Path) -> None:
     log = mirror / "run/logs.txt"
     log.parent.mkdir(parents=True)
     log.write_bytes(b"x" * PAGE)
-    observer = Observer(mirror, history)
+    observer = Observer(mirror, Oracle(history))
     observer.look()
     assert (len(observer.faults), observer.passing) == (1, 0)

@@ -468,6 +468,23 @@ def test_the_files_of_a_root_are_selected_as_the_format_says(tmp_path: Path) -> 
     assert {entry["path"] for run in runs for entry in run["files"]} == wanted
 
 
+def test_the_journal_tells_the_states_that_the_manifests_tell(world: World) -> None:
+    other, journal = Oracle(world.history), world.root / ".runicorn/journal"
+    other.published_in(journal)
+    for number in range(3):
+        world.append(f"{world.running}/logs.txt", b"on\n")
+        world.write(f"{world.running}/status.json", b'{"status": "%s"}' % (b"failed", b"running")[number % 2])
+        if number == 1:
+            world.remove(world.ended)
+        (journal / "0.journal").write_bytes(b"RJ\x01\n torn")
+        _, output = ManifestGenerator(world.root, compact=number == 2).generate()
+        world.oracle.published(json.loads(output.read_bytes()))
+        other.published_in(journal)
+    assert [each.identity[1] for each in other.publications] == [1, 2, 3, 4]
+    assert other.publications == world.oracle.publications
+    assert not other.publications[-1].lists(f"{world.ended}/meta.json")
+
+
 @pytest.mark.parametrize(
     ("status", "ended"),
     [
