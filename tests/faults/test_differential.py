@@ -1,6 +1,6 @@
 """Mirrors by journal, manifest, walk and rsync are equal in every selected file, after any history.
 
-`RUNICORN_HISTORIES` is the number of histories for each layout (default 1).
+`RUNICORN_HISTORIES` is the number of histories for each layout.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from pathlib import Path
 import pytest
 
 from testbed import trees
+from testbed.history import History
+from testbed.oracle import Oracle
+from testbed.selected import selected_files
 from testbed.sshd import Sshd
 from testbed.trees import make_tree
 from tests.faults.process import TIMEOUT, generate, over, run_files, sync
+from tests.faults.tally import scale
 
-HISTORIES = int(os.environ.get("RUNICORN_HISTORIES", "1"))
+HISTORIES = int(os.environ.get("RUNICORN_HISTORIES", scale(1, 12)))
 STEPS = 5
 NAMES = ("meta", "status", "summary", "environment", "artifacts_created", "artifacts_used", "assets")
 LEFT_OUT = (".*", "*.lock", "*.tmp", "*.temp", "*.part", "*.partial", "*.swp", "*~")
@@ -34,12 +38,13 @@ def server() -> Iterator[Sshd]:
 class Life:
     """Random changes of a root, each a second apart on the clock of the files."""
 
-    def __init__(self, root: Path, layout: trees.Layout, seed: int) -> None:
-        self.chance = random.Random(seed)
+    def __init__(self, root: Path, layout: trees.Layout, seed: int, history: History) -> None:
+        self.chance, self.history = random.Random(seed), history
         self.root, self.layout = root, layout
         self.clock = trees.FIRST_CREATED + 10_000_000
         self.runs = make_tree(root, 4, layout=layout, seed=seed, running=2)
         self._leave_what_does_not_belong()
+        history.record_tree(root)
 
     def _leave_what_does_not_belong(self) -> None:
         run = self.runs[0]
@@ -72,6 +77,7 @@ class Life:
 
     def _write(self, path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.history.record(self._relative(path), content)
         trees.replace_file(path, content)
         os.utime(path, (self.clock, self.clock))
 
@@ -83,8 +89,10 @@ class Life:
 
     def _append(self, run: Path) -> None:
         log = run / self.chance.choice(["events.jsonl", "logs.txt"])
+        data = self._lines()
+        self.history.record_append(self._relative(log), data)
         with log.open("ab") as stream:
-            stream.write(self._lines())
+            stream.write(data)
         os.utime(log, (self.clock, self.clock))
 
     def _rotate(self, run: Path) -> None:
@@ -107,10 +115,17 @@ class Life:
         self.runs.append(run)
 
     def _delete(self) -> None:
-        shutil.rmtree(self.runs.pop(self.chance.randrange(1, len(self.runs))))
+        run = self.runs.pop(self.chance.randrange(1, len(self.runs)))
+        self.history.record_tree_removed(self.root, run)
+        shutil.rmtree(run)
 
     def _forget(self) -> None:
-        (self.chance.choice(self.runs[1:]) / "environment.json").unlink(missing_ok=True)
+        path = self.chance.choice(self.runs[1:]) / "environment.json"
+        self.history.record_removed(self._relative(path))
+        path.unlink(missing_ok=True)
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
 
 
 def rsync(server: Sshd, root: Path, mirror: Path, layout: trees.Layout) -> None:
@@ -144,11 +159,12 @@ def test_mirrors_are_equal_after_a_random_history(
     server: Sshd, tmp_path: Path, layout: trees.Layout, seed: int
 ) -> None:
     root = tmp_path / "root"
-    life = Life(root, layout, seed)
+    oracle = Oracle(History(tmp_path / "history"))
+    life = Life(root, layout, seed, oracle.history)
     mirrors = {method: tmp_path / method for method in ("auto", "journal", "manifest", "walk", "alternating")}
     source = f"{server.host}:{root}"
     for step in range(STEPS):
-        generate(root)
+        oracle.published(generate(root))
         last = step == STEPS - 1
         for name, mirror in mirrors.items():
             method = ("walk", "journal", "manifest")[step % 3] if name == "alternating" else name
@@ -156,6 +172,8 @@ def test_mirrors_are_equal_after_a_random_history(
             if last or life.chance.random() < 0.6:
                 delete = ["--delete", "--force-delete"] if name != "alternating" else []
                 done = sync(source, mirror, *over(server), "--method", method, *delete, "--json").expect(0)
+                leave = bool(delete)
+                assert oracle.faults(mirror, deletes=leave, force=leave, undisturbed=True) == [], name
                 if name == "auto":
                     assert done.statistics["method"] == "journal", done.statistics["fallback_reason"]
         if not last:
@@ -164,6 +182,7 @@ def test_mirrors_are_equal_after_a_random_history(
     wanted = run_files(tmp_path / "rsync")
     assert len(wanted) > 40
     assert not any(b"not a run" in content for content in wanted.values())
+    assert selected_files(root) == wanted
     for name in ("auto", "journal", "manifest", "walk"):
         assert run_files(mirrors[name]) == wanted, name
     alternating = run_files(mirrors["alternating"])
