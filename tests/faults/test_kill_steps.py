@@ -1,0 +1,299 @@
+"""Killed before and after each of its steps, a command leaves what the laws allow, and the next one goes on.
+
+`make test` kills at each place once; `make soak` at every step of every scenario.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed import trees
+from testbed.history import History
+from tests.faults.judge import Judge
+from tests.faults.line import Line
+from tests.faults.nursery import KILLED, Ended, Nursery
+from tests.faults.tally import SOAK_END, Tried, count, scale, turns
+
+LONGEST = scale(120, 1800)
+
+
+class World:
+    """A root that changes by the same steps again and again, and those who publish and mirror it.
+
+    Attributes:
+        tells: whether the oracle is told what is published. What a killed generator published nobody knows.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.root = place / "root"
+        self.runs = trees.make_tree(self.root, 3, files=9, running=3)
+        self.history = History(place / "history")
+        self.history.record_tree(self.root)
+        self.judge = Judge(self.root, self.history)
+        self.nursery = Nursery(place)
+        self.line = Line(self.root / ".runicorn/journal")
+        self.tells = True
+        self.changes = 0
+        self._new: list[Path] = []
+
+    def close(self) -> None:
+        self.nursery.close()
+
+    def generate(self, *options: str, **order: Any) -> Ended:
+        """Publish; one that is left alone is taken note of."""
+        return self.nursery.run("generate-manifest", "--root", self.root, *options, **order)
+
+    def publish(self, *options: str, **order: Any) -> None:
+        """Publish undisturbed."""
+        self.generate(*options, **order).expect(0)
+        if self.tells:
+            self.judge.published()
+
+    def change(self) -> None:
+        """The same kinds of changes each time."""
+        self.changes += 1
+        number = self.changes
+        chance = random.Random(number)
+        first, second, third = self.runs
+        for run, lines in ((first, 40), (second, 2)):
+            for name, line in (("events.jsonl", trees.event_line), ("logs.txt", trees.log_line)):
+                data = b"".join(line(number, step, chance) for step in range(lines))
+                self.history.record_append(f"{run.relative_to(self.root)}/{name}", data)
+                with (run / name).open("ab") as log:
+                    log.write(data)
+        state = trees.to_json({**trees.status(number, None), "note": "x" * (number % 50)})
+        for run in (first, third):
+            self._replace(run / "status.json", state)
+        self._replace(first / "media/sample_000.png", chance.randbytes(60_000))
+        self._replace(third / "logs.txt", trees.log_line(number, 0, chance))
+        self._create(number)
+        if len(self._new) > 2:
+            self.history.record_tree_removed(self.root, self._new[0])
+            shutil.rmtree(self._new.pop(0))
+
+    def _replace(self, path: Path, content: bytes) -> None:
+        self.history.record(path.relative_to(self.root).as_posix(), content)
+        trees.replace_file(path, content)
+
+    def _create(self, number: int) -> None:
+        run = self.root / f"new/one/runs/r{number}"
+        (run / "media").mkdir(parents=True)
+        identity = trees.new_identity("new", "one", run.name, number)
+        for name, content in {
+            "meta.json": trees.to_json(identity),
+            "status.json": trees.to_json(trees.status(number, None)),
+            "logs.txt": b"one\ntwo\n",
+            "media/a.png": b"x" * number,
+        }.items():
+            self._replace(run / name, content)
+        self._new.append(run)
+
+
+def chosen(steps: list[str], covered: set[str], round_of: int) -> Iterator[int]:
+    """The steps to kill at: all of them in a soak, else one for each place that was not covered yet."""
+    if SOAK_END:
+        yield from (number for number in turns(len(steps), len(steps)))
+        return
+    for place in dict.fromkeys(steps):
+        if place not in covered:
+            covered.add(place)
+            yield steps.index(place) + (len(covered) + round_of) % 2
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A sync that is killed.
+
+    Attributes:
+        name: what it is called.
+        options: of the sync.
+        fresh: whether the mirror is made anew each time.
+        sets: constants of the sync, see `Nursery.begin`.
+        publishes: options of the generations before it: the last one is the one to sync.
+        most: how many steps at most are tried; 0 for all.
+    """
+
+    name: str
+    options: tuple[str, ...] = ()
+    fresh: bool = False
+    sets: Mapping[str, Any] = field(default_factory=dict)
+    publishes: tuple[tuple[str, ...], ...] = ((),)
+    most: int = 0
+
+    @property
+    def deletes(self) -> bool:
+        return "--delete" in self.options
+
+
+SMALL_FRAMES = {"runicorn.manifest.frame_writer:FRAME_DATA": 3000}
+BASE = "runicorn.remote_storage.base_install"
+FEW = "runicorn.remote_storage.durability:_FEW_FILES"
+IN_STEPS = {f"{BASE}:BATCH_BYTES": 8000, f"{BASE}:BATCH_SECONDS": 0.0, f"{BASE}:FIRST_USE_SECONDS": 0.0}
+PARTIAL = {
+    "runicorn.remote_storage.transfer:RESUME_FROM": 20_000,
+    "runicorn.remote_storage.landing:IN_MEMORY": 4_000,
+}
+DELETES = ("--delete", "--force-delete")
+SCENARIOS = [
+    Scenario("journal", DELETES),
+    Scenario("insisting on the journal", ("--method", "journal")),
+    Scenario("first", (), True, {FEW: 10**6}),
+    Scenario("first in batches", (), True, {FEW: 0, **IN_STEPS}),
+    Scenario("first by manifest", ("--method", "manifest"), True, {FEW: 0}),
+    Scenario("first by walk", ("--method", "walk"), True),
+    Scenario("manifest", ("--method", "manifest", *DELETES)),
+    Scenario("walk", ("--method", "walk", *DELETES)),
+    Scenario("partial", ("--method", "manifest"), sets=PARTIAL),
+    Scenario("new epoch", publishes=(("--compact",), ())),
+    Scenario("active", ("--method", "manifest"), publishes=((), ("--active",))),
+    Scenario("workers", fresh=True, sets={"runicorn.remote_storage.journal_rung:WORTH_BYTES": 0}, most=40),
+]
+COVERED: set[str] = set()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with closing(World(tmp_path)) as world:
+        yield world
+
+
+class KilledClient:
+    """One scenario."""
+
+    def __init__(self, world: World, scenario: Scenario) -> None:
+        self.world, self.scenario = world, scenario
+        world.judge.may_replace = "journal" in scenario.options
+        self.mirror = world.place / "mirror"
+        self._made = 0
+
+    def _sync(self, **order: Any) -> Ended:
+        world, scenario = self.world, self.scenario
+        mirror, options = self.mirror, scenario.options
+        return world.nursery.run("sync", world.root, mirror, *options, sets=scenario.sets, **order)
+
+    def prepare(self) -> None:
+        """The root goes on, and there is something to sync."""
+        for options in self.scenario.publishes:
+            if "--active" not in options:
+                self.world.change()
+                self.world.publish(*options, sets=SMALL_FRAMES)
+            else:
+                self.world.generate(*options).expect(0)
+                self.world.judge.published("active_manifest.json")
+        if self.scenario.fresh:
+            shutil.rmtree(self.mirror, ignore_errors=True)
+            self._made += 1
+            self.mirror = self.world.place / f"mirror-{self._made}"
+
+    def whole(self, **order: Any) -> Ended:
+        """One sync that is left alone."""
+        done = self._sync(**order).expect(0)
+        self.world.judge.decide_complete(self.mirror, deletes=self.scenario.deletes)
+        return done
+
+    def killed(self, step: int) -> bool:
+        """One sync that is killed at a step, and one that goes on; whether it was alive then."""
+        self.prepare()
+        done = self._sync(step=step).expect(0, KILLED)
+        self.world.judge.killed(self.mirror, deletes=self.scenario.deletes)
+        self.whole()
+        return done.code == KILLED
+
+
+@pytest.mark.timeout(LONGEST)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda each: each.name.replace(" ", "-"))
+def test_a_client_killed_at_its_steps(world: World, scenario: Scenario) -> None:
+    client = KilledClient(world, scenario)
+    client.prepare()
+    client.whole()
+    client.prepare()
+    steps = client.whole(steps=True).steps
+    stride = max(1, len(steps) // scenario.most) if scenario.most and SOAK_END else 1
+    for number in chosen(steps[::stride], COVERED, 0):
+        at = number * stride
+        try:
+            count(Tried.KILLED_SYNCS, client.killed(at))
+        except BaseException:
+            print(f"killed at step {at}, {steps[at]}, of {scenario.name}")
+            raise
+
+
+# -- generators ------------------------------------------------------------------------------
+
+KEPT = "runicorn.manifest.journal_store:KEPT_BYTES"
+GENERATORS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "changes": ((), SMALL_FRAMES),
+    "first": ((), SMALL_FRAMES),
+    "compact": (("--compact",), {KEPT: 0}),
+    "active": (("--active",), {}),
+    "no-journal": (("--no-journal",), {}),
+    "all-anew": (("--no-incremental",), {}),
+}
+PUBLISHED: set[str] = set()
+
+
+AT_ONCE = {"runicorn.remote_storage.transfer:BACKOFF": [0.0, 0.0]}
+
+
+def follow(world: World, name: str, *, is_stale: bool = False) -> None:
+    """A client follows by the best rung that is there, whatever happened to the generator.
+
+    Args:
+        world: where.
+        name: of the mirror.
+        is_stale: whether the manifest may be older than the files: then some of them fail, and are named.
+    """
+    mirror = world.place / name
+    done = world.nursery.run("sync", world.root, mirror, "--json", sets=AT_ONCE)
+    done.expect(0, 3) if is_stale else done.expect(0)
+    world.judge.decide(mirror)
+    if not is_stale:
+        world.judge.decide_complete(mirror)
+
+
+@pytest.mark.timeout(LONGEST)
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_a_generator_killed_at_its_steps(world: World, kind: str) -> None:
+    options, sets = GENERATORS[kind]
+    world.tells = False
+    world.publish()
+    follow(world, "follower")
+    world.change()
+    steps = world.generate(*options, sets=sets, steps=True).expect(0).steps
+    if kind == "first":
+        shutil.rmtree(world.root / ".runicorn")
+        steps = world.generate(*options, sets=sets, steps=True).expect(0).steps
+    for number in chosen(steps, PUBLISHED, 0):
+        try:
+            count(Tried.KILLED_GENERATIONS, killed_generation(world, kind, number))
+        except BaseException:
+            print(f"killed at step {number}, {steps[number]}, of {kind}")
+            raise
+
+
+def killed_generation(world: World, kind: str, step: int) -> bool:
+    """One generation that is killed at a step, and one that goes on; whether it was alive then."""
+    options, sets = GENERATORS[kind]
+    world.change()
+    if kind == "first":
+        shutil.rmtree(world.root / ".runicorn")
+        world.line.head = None
+    done = world.generate(*options, sets=sets, step=step).expect(0, KILLED)
+    follow(world, "follower", is_stale=True)
+    new = f"new-{world.changes}"
+    follow(world, new, is_stale=True)
+    shutil.rmtree(world.place / new)
+    world.publish(sets=SMALL_FRAMES)
+    if kind not in ("first", "no-journal"):
+        world.line.carries_on()
+    follow(world, "follower")
+    return done.code == KILLED
