@@ -227,6 +227,38 @@ def test_a_client_killed_at_its_steps(world: World, scenario: Scenario) -> None:
             raise
 
 
+def spoil(world: World, mirror: Path) -> None:
+    """Another program changes a state file and a log of the mirror."""
+    for name in ("summary.json", "events.jsonl"):
+        path = sorted(mirror.rglob(name))[0]
+        path.write_bytes(b"x" * path.stat().st_size)
+        world.judge.oracle.somebody_did(mirror, path.relative_to(mirror).as_posix())
+
+
+@pytest.mark.timeout(LONGEST)
+def test_a_repair_killed_at_its_steps(world: World) -> None:
+    mirror, judge, nursery = world.place / "mirror", world.judge, world.nursery
+    world.publish()
+    nursery.run("sync", world.root, mirror).expect(0)
+    repair = ("verify", mirror, "--repair")
+    spoil(world, mirror)
+    steps = nursery.run(*repair, steps=True).expect(0).steps
+    forgets = [number for number, place in enumerate(steps) if "COMMIT" in place and "repair." in place]
+    for number in turns(len(forgets), len(steps)):
+        step = number if SOAK_END else forgets[number]
+        spoil(world, mirror)
+        done = nursery.run(*repair, step=step).expect(0, KILLED)
+        try:
+            judge.killed(mirror)
+            nursery.run(*repair).expect(0)
+            nursery.run("sync", world.root, mirror).expect(0)
+            judge.decide_complete(mirror)
+        except BaseException:
+            print(f"killed at step {step}, {steps[step]}")
+            raise
+        count(Tried.KILLED_SYNCS, done.code == KILLED)
+
+
 # -- generators ------------------------------------------------------------------------------
 
 KEPT = "runicorn.manifest.journal_store:KEPT_BYTES"

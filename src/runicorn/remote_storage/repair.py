@@ -40,9 +40,9 @@ def forget_differences(root: Path, differences: Sequence[Difference], options: S
         for each in differences:
             with contextlib.suppress(FileNotFoundError):
                 _distrust(mirror, each)
-        mirror.state.record((), [(each.folder, each.inner) for each in differences])
-        # Without a cursor everything is compared.
-        mirror.state.move_cursor(Cursor(None, options.selection.key, None))
+        # Without a cursor everything is compared. In one commit: with the old cursor nobody would look again.
+        cursor = Cursor(None, options.selection.key, None)
+        mirror.state.record((), [(each.folder, each.inner) for each in differences], cursor=cursor)
 
 
 def _distrust(mirror: OpenMirror, difference: Difference) -> None:
