@@ -9,14 +9,13 @@ from testbed.history import History
 from testbed.oracle import Oracle
 from tests.faults.process import left_behind
 
-
 NOT_RECORDED = "but the client had not synced it"
 """What a killed sync put in place and could not record any more is the client's own: the next one records it,
 and may remove it then."""
 
 OTHER_INODE = "it took another inode, and is of the same generation"
-"""What a killed sync appended and could not record is more than an older manifest, or the base of the journal,
-lists: going on from there, the next sync replaces the log."""
+"""What a killed sync appended and could not record is more than an older manifest, or the base of the
+journal, lists: going on from there, the next sync replaces the log."""
 
 
 class Judge:
