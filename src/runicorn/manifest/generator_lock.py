@@ -93,7 +93,8 @@ def generator_lock(
     except OSError as error:
         raise _unusable(folder, error) from error
     finally:
-        os.close(fd)
+        with suppress(OSError):  # nothing was written to it
+            os.close(fd)
 
 
 def now_by_all_clocks(lock: int, root: str) -> int:

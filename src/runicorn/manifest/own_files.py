@@ -53,10 +53,13 @@ def open_own(path: Path, flags: int = os.O_RDONLY) -> int:
         if error.errno in _ELSE:
             require_own(path)
         raise
-    mode = os.fstat(fd).st_mode
-    if not stat.S_ISREG(mode):
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            raise _refusal(path, mode, "regular file")
+    except (OSError, PublishError):
         os.close(fd)
-        raise _refusal(path, mode, "regular file")
+        raise
     return fd
 
 

@@ -8,6 +8,9 @@ from runicorn.errors import DiskFullError, MirrorError
 from runicorn.manifest import rules
 from runicorn.remote_storage.folders import SpelledOtherwise
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says when a disk is full."""
+
 
 def mirror_error(error: OSError, path: str = "") -> MirrorError:
     """What a failure of the mirror's file system means for a path of the mirror, or for all of it."""
@@ -17,7 +20,7 @@ def mirror_error(error: OSError, path: str = "") -> MirrorError:
         other = rules.escape(error.other)
         message = f"this disk cannot hold it beside {other}: the names look the same to it"
         return MirrorError(message, path=path, hint="rename one of them on the server")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in NO_ROOM:
         return DiskFullError(f"cannot write {what}: {reason}", path=path)
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
         reason = "a link or a file is in the place of a folder"

@@ -94,9 +94,10 @@ class Folders:
     def _names(self, folder: str) -> dict[str, set[str]]:
         listed = self._listed.get(folder)
         if listed is None:
-            listed = self._listed[folder] = {}
+            listed = {}
             for name in os.listdir(self.fd(folder)):
                 listed.setdefault(folded(name), set()).add(name)
+            self._listed[folder] = listed
         self._listed.move_to_end(folder)
         if len(self._listed) > _MAX_LISTED:
             self._listed.popitem(last=False)

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from runicorn.errors import MirrorError
+from runicorn.errors import DiskFullError, MirrorError
 from runicorn.manifest import rules
 from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher
-from runicorn.remote_storage.disk_errors import mirror_error
+from runicorn.remote_storage.disk_errors import NO_ROOM, mirror_error
 from runicorn.remote_storage.folders import FOLDER_FLAGS, Folders, SpelledOtherwise
 from runicorn.remote_storage.known import LocalFile
 from runicorn.remote_storage.records import append_records
@@ -60,7 +60,7 @@ class Mirror:
         except FileExistsError as error:
             raise MirrorError(f"the mirror {root} is not a folder") from error
         except OSError as error:
-            raise MirrorError(f"cannot use the mirror {root}: {error.strerror}") from error
+            raise _unusable(error, f"cannot use the mirror {root}") from error
         self._folds: bool | None = None
         self._folders = Folders(self.fd, self.folds)
         if read_only:
@@ -70,7 +70,7 @@ class Mirror:
         except OSError as error:
             self._folders.forget_all()
             os.close(self.fd)
-            raise MirrorError(f"cannot write in the mirror {root}: {error.strerror}") from error
+            raise _unusable(error, f"cannot write in the mirror {root}") from error
 
     def __enter__(self) -> Mirror:
         return self
@@ -169,9 +169,11 @@ class Mirror:
         folder_fd = self._folders.fd(folder)
         self._folders.require_own(folder, name)
         fd = os.open(name, flags | FILE_FLAGS, dir_fd=folder_fd)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        try:
+            _require_regular(os.fstat(fd))
+        except OSError:
             os.close(fd)
-            raise OSError(errno.EISDIR, "not a regular file")
+            raise
         return fd
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
@@ -231,8 +233,13 @@ class Mirror:
         else:
             name, flags = key + PARTIAL_SUFFIX, 0
         fd = os.open(name, os.O_RDWR | os.O_CREAT | flags | FILE_FLAGS, 0o666, dir_fd=self._staging_fd)
-        os.close(fd)
-        return StagedFile(self._staging_fd, name)
+        staged = StagedFile(self._staging_fd, name)
+        try:
+            os.close(fd)
+        except OSError:
+            staged.discard()
+            raise
+        return staged
 
     def _new_name(self) -> str:
         self._staged += 1
@@ -387,12 +394,22 @@ class Mirror:
         return status.f_bavail * status.f_frsize
 
 
+def _unusable(error: OSError, what: str) -> MirrorError:
+    kind = DiskFullError if error.errno in NO_ROOM else MirrorError
+    return kind(f"{what}: {error.strerror}")
+
+
 def _exists(name: str, folder_fd: int) -> bool:
     try:
         os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
     except FileNotFoundError:
         return False
     return True
+
+
+def _require_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EISDIR, "not a regular file")
 
 
 def _require_same(path: str, now: LocalFile, expected: LocalFile) -> None:

@@ -89,13 +89,15 @@ def stage_file(folder_fd: int, name: str, data: bytes | memoryview, mtime_ns: in
     """
     fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | FILE_FLAGS, 0o666, dir_fd=folder_fd)
     try:
-        write_all(fd, data, 0)
-        return finish_file(fd, mtime_ns)
+        try:
+            write_all(fd, data, 0)
+            return finish_file(fd, mtime_ns)
+        finally:
+            os.close(fd)
     except BaseException:
-        os.unlink(name, dir_fd=folder_fd)
+        with contextlib.suppress(OSError):  # why it could not be written says more
+            os.unlink(name, dir_fd=folder_fd)
         raise
-    finally:
-        os.close(fd)
 
 
 def discard_folder(staging_fd: int, name: str) -> None:

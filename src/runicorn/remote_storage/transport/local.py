@@ -137,9 +137,12 @@ class LocalTransport:
         if isinstance(operation, Stat):
             return _attributes(os.stat(path))
         fd = os.open(path, _FILE_FLAGS if isinstance(operation, Open) else _FOLDER_FLAGS)
-        if isinstance(operation, Open) and not stat.S_ISREG(os.fstat(fd).st_mode):
+        try:
+            if isinstance(operation, Open) and not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise wire.request_error(StatusCode.FAILURE, "not a regular file", operation.path)
+        except (OSError, RequestError):
             os.close(fd)
-            raise wire.request_error(StatusCode.FAILURE, "not a regular file", operation.path)
+            raise
         self._count += 1
         value = b"%d" % self._count
         keep = isinstance(operation, Open) and operation.keep

@@ -1,0 +1,131 @@
+"""Single calls of the file system that fail, and what they must not leave: found by `test_nth_call.py`."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runicorn.errors import DiskFullError, RequestError
+from runicorn.manifest import ManifestGenerator
+from runicorn.manifest.own_files import open_own
+from runicorn.remote_storage.folders import Folders, SpelledOtherwise
+from runicorn.remote_storage.mirror import Mirror
+from runicorn.remote_storage.staging import stage_file
+from runicorn.remote_storage.transport import Answer, Job, LocalTransport, Open
+from testbed.fault_calls import Call, FaultyCalls
+from tests.faults.scene import nothing_leaks
+from tests.manifest.helpers import make_run, write
+
+
+def nth_of(calls: list[Call], name: str, where: str) -> int:
+    """The number of the last call of this name from a file of runicorn."""
+    return max(nth for nth, call in enumerate(calls, 1) if call.name == name and where in call.site)
+
+
+def test_file_of_the_mirror_that_cannot_be_looked_at_is_not_left_open(tmp_path: Path) -> None:
+    write(tmp_path / "f", b"x")
+    with Mirror(tmp_path) as mirror:
+        mirror.folds()
+        with nothing_leaks(), FaultyCalls(2) as calls, pytest.raises(OSError, match="Input/output"):
+            mirror.open_file("f")
+    assert [call.name for call in calls.failed] == ["fstat"]
+
+
+def test_file_of_the_source_that_cannot_be_looked_at_is_not_left_open(tmp_path: Path) -> None:
+    path = write(tmp_path / "f", b"x")
+    transport = LocalTransport()
+    answers: list[Answer] = []
+
+    def job() -> Job:
+        answers.extend((yield [Open(str(path), keep=True)]))
+
+    with nothing_leaks(), FaultyCalls(2) as calls:
+        transport.run([job()])
+    transport.close()
+    assert isinstance(answers[0], RequestError)
+    assert [call.name for call in calls.failed] == ["fstat"]
+
+
+def test_artefact_that_cannot_be_looked_at_is_not_left_open(tmp_path: Path) -> None:
+    path = write(tmp_path / "f", b"x")
+    with nothing_leaks(), FaultyCalls(2) as calls, pytest.raises(OSError, match="Input/output"):
+        open_own(path)
+    assert [call.name for call in calls.failed] == ["fstat"]
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT"])
+@pytest.mark.parametrize("where", ["mirror.py", "folders.py"])
+def test_mirror_for_whose_folders_there_is_no_room_is_a_full_disk(
+    tmp_path: Path, where: str, error: str
+) -> None:
+    with FaultyCalls() as calls, Mirror(tmp_path / "whole"):
+        pass
+    nth = nth_of(calls.seen, "mkdir", where)
+    with nothing_leaks(), FaultyCalls(nth, error), pytest.raises(DiskFullError) as raised:
+        Mirror(tmp_path / "mirror")
+    assert os.strerror(getattr(errno, error)) in str(raised.value)
+
+
+def test_staged_file_that_cannot_be_closed_is_removed(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    with FaultyCalls() as calls:
+        stage_file(fd, "whole", b"x", 0)
+    (tmp_path / "whole").unlink()
+    nth = nth_of(calls.seen, "close", "staging.py")
+    with nothing_leaks(), FaultyCalls(nth), pytest.raises(OSError, match="Input/output"):
+        stage_file(fd, "f", b"x", 0)
+    os.close(fd)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_new_staged_file_that_cannot_be_closed_is_removed(tmp_path: Path) -> None:
+    with Mirror(tmp_path) as mirror:
+        with FaultyCalls(2) as calls, pytest.raises(OSError, match="Input/output"):
+            mirror.stage()
+        assert [call.name for call in calls.failed] == ["close"]
+        assert mirror.staged_bytes() == 0
+        assert list((tmp_path / ".runicorn/staging").iterdir()) == []
+
+
+def test_why_a_file_cannot_be_staged_is_told_although_it_cannot_be_removed_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(number: int) -> Callable[..., None]:
+        def call(*_args: object, **_options: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return call
+
+    fd = os.open(tmp_path, os.O_RDONLY)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", refuse(errno.ENOSPC))
+        patched.setattr(os, "unlink", refuse(errno.EROFS))
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            stage_file(fd, "f", b"x", 0)
+    os.close(fd)
+
+
+def test_lock_of_the_generator_that_cannot_be_closed_is_no_failure(tmp_path: Path) -> None:
+    for name in ("whole", "root"):
+        make_run(tmp_path / name)
+    with FaultyCalls() as calls:
+        ManifestGenerator(tmp_path / "whole").generate()
+    with FaultyCalls(nth_of(calls.seen, "close", "generator_lock.py")) as failing:
+        ManifestGenerator(tmp_path / "root").generate()
+    assert [call.name for call in failing.failed] == ["close"]
+
+
+def test_folder_that_could_not_be_listed_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    """On a disk that takes names for the same: what lies there would be replaced."""
+    write(tmp_path / "Name", b"x")
+    fd = os.open(tmp_path, os.O_RDONLY)
+    folders = Folders(fd, lambda: True)
+    with FaultyCalls(1), pytest.raises(OSError, match="Input/output"):
+        folders.require_own("", "name")
+    with pytest.raises(SpelledOtherwise):
+        folders.require_own("", "name")
+    os.close(fd)
