@@ -9,7 +9,8 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -84,14 +85,34 @@ def _unwinding_on_term() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _say(text: str) -> None:
-    click.echo(f"{_PROGRAM}: {visible(text)}", err=True)
+def _fill_standard_streams() -> None:
+    """A standard stream that whoever started us has closed leads nowhere: no file that is opened next may
+    take its number, for ssh would write into it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            # Beside the number: that may be a file by now.
+            setattr(sys, name, Path(os.devnull).open("w" if number else "r", encoding="utf-8"))  # noqa: SIM115
+
+
+def _say(text: str, hint: str | None = None) -> None:
+    with suppress(OSError):  # when nothing can be said, the exit code still tells what happened
+        click.echo(f"{_PROGRAM}: {visible(text)}", err=True)
+        if hint:
+            click.echo(f"hint: {visible(hint)}", err=True)
 
 
 def _report(error: RunicornError) -> int:
-    _say(str(error))
-    if error.hint:
-        click.echo(f"hint: {visible(error.hint)}", err=True)
+    _say(str(error), error.hint)
+    return error.exit_code
+
+
+def _show(error: click.ClickException) -> int:
+    with suppress(OSError):
+        error.show()
     return error.exit_code
 
 
@@ -109,8 +130,20 @@ def _close_output() -> None:
     os.dup2(nothing, sys.stdout.fileno())
 
 
-def _output_failed(error: OSError) -> int:
-    """The result could not be written: its reader is gone, or the disk below it is full."""
+def _is_working_folder_gone() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _system_failed(error: OSError) -> int:
+    """The working folder was removed; or the result could not be written, because its reader is gone or the
+    disk below it is full."""
+    if isinstance(error, FileNotFoundError) and not error.filename and _is_working_folder_gone():
+        _say("the working folder is not there any more", "change to another one, or name all folders from /")
+        return 1
     if not isinstance(error, BrokenPipeError) and (error.errno != errno.ENOSPC or error.filename):
         raise error
     _close_output()
@@ -133,14 +166,13 @@ def _guarded(argv: Sequence[str] | None) -> int:
     except RunicornError as error:
         return _report(error)
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _show(error)
     except (click.Abort, KeyboardInterrupt):
         _say("stopped")
         _forget_interrupt()
         return INTERRUPTED
     except OSError as error:
-        return _output_failed(error)
+        return _system_failed(error)
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
 
@@ -154,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    _fill_standard_streams()
     with _unwinding_on_term():
         try:
             return _guarded(argv)

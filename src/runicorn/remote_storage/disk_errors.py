@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 
 from runicorn.errors import DiskFullError, MirrorError
 from runicorn.manifest import rules
@@ -10,6 +11,20 @@ from runicorn.remote_storage.folders import SpelledOtherwise
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 """What the system says when a disk is full."""
+
+
+def require_utf8_names() -> None:
+    """Refuse to name files in another encoding than that of manifests: nobody would find them again.
+
+    Raises:
+        MirrorError: this system's locale wants another one.
+    """
+    encoding = sys.getfilesystemencoding()
+    if encoding.lower() != "utf-8":
+        raise MirrorError(
+            f"this system's locale names files in {encoding}, manifests in UTF-8",
+            hint="set the environment variable PYTHONUTF8=1",
+        )
 
 
 def mirror_error(error: OSError, path: str = "") -> MirrorError:
@@ -24,6 +39,10 @@ def mirror_error(error: OSError, path: str = "") -> MirrorError:
         return DiskFullError(f"cannot write {what}: {reason}", path=path)
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
         reason = "a link or a file is in the place of a folder"
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        return MirrorError(
+            f"cannot write {what}: {reason}", path=path, hint="raise the limit: ulimit -n 1024"
+        )
     elif error.errno in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST):
         reason = "a folder is in the place of a file"
     return MirrorError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -17,6 +18,8 @@ from runicorn.remote_storage.collisions import folded
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _MAX_OPEN = 128
+_SHARE_OPEN = 4
+"""Of the descriptors that a process may have, at most one in so many stays open for a folder."""
 _MAX_LISTED = 16
 
 
@@ -44,6 +47,7 @@ class Folders:
         self._root_fd = root_fd
         self._folds = folds
         self._open: OrderedDict[str, int] = OrderedDict()
+        self._most_open = _most_open()
         self._listed: OrderedDict[str, dict[str, set[str]]] = OrderedDict()
 
     def fd(self, folder: str, *, create: bool = False) -> int:
@@ -64,7 +68,7 @@ class Folders:
         fd = _enter(name, parent_fd, create=create)
         self.made(parent, name)
         self._open[folder] = fd
-        if len(self._open) > _MAX_OPEN:
+        if len(self._open) > self._most_open:
             os.close(self._open.popitem(last=False)[1])
         return fd
 
@@ -114,6 +118,11 @@ class Folders:
         self._listed.clear()
         while self._open:
             os.close(self._open.popitem()[1])
+
+
+def _most_open() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MAX_OPEN if soft < 0 else min(_MAX_OPEN, max(2, soft // _SHARE_OPEN))
 
 
 def _enter(name: str, parent: int, *, create: bool) -> int:

@@ -19,7 +19,7 @@ from types import TracebackType
 from runicorn.errors import DiskFullError, MirrorError
 from runicorn.manifest import rules
 from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher
-from runicorn.remote_storage.disk_errors import NO_ROOM, mirror_error
+from runicorn.remote_storage.disk_errors import NO_ROOM, mirror_error, require_utf8_names
 from runicorn.remote_storage.folders import FOLDER_FLAGS, Folders, SpelledOtherwise
 from runicorn.remote_storage.known import LocalFile
 from runicorn.remote_storage.records import append_records
@@ -54,6 +54,7 @@ class Mirror:
         self.root = root
         self._staging_fd = -1
         self._stem, self._staged = secrets.token_hex(8), 0
+        require_utf8_names()
         try:
             root.mkdir(parents=True, exist_ok=True)
             self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

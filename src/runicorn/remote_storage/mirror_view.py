@@ -16,6 +16,7 @@ from runicorn.errors import MirrorError
 from runicorn.manifest import rules
 from runicorn.manifest.model import Problem, Run
 from runicorn.remote_storage.contact import FAILURE_KEY, KEY, Contact, Failure
+from runicorn.remote_storage.disk_errors import require_utf8_names
 from runicorn.remote_storage.known import Cursor, Known
 from runicorn.remote_storage.mirror import STATE_FOLDER
 from runicorn.remote_storage.problems import KEY as PROBLEMS_KEY
@@ -72,6 +73,7 @@ class MirrorView:
     """
 
     def __init__(self, root: Path) -> None:
+        require_utf8_names()
         self.root = root
         self._path = root / STATE_FOLDER / STATE_FILE
         self._database = self._open()

@@ -66,6 +66,15 @@ def require_name(text: str) -> None:
         )
 
 
+def _require_text(remote: Remote) -> None:
+    for path in (remote.source, str(remote.mirror or "")):
+        try:
+            path.encode("utf-8")
+        except UnicodeEncodeError as error:
+            message = f"'{escape(path)}' is not UTF-8, and so no text for the file of the remotes"
+            raise UsageError(message, hint="sync it without a name, or rename it") from error
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Alone among those who lock a folder; where it cannot be locked, as ever.
@@ -141,6 +150,7 @@ class Remotes:
             UsageError: the name cannot be one or is taken, or as of `all`.
         """
         require_name(remote.name)
+        _require_text(remote)
         import tomlkit
 
         with self._changed(remote.name) as document:

@@ -37,7 +37,7 @@ from runicorn.remote_storage.journal_reader import JournalReader
 from runicorn.remote_storage.journal_rung import JournalRung, ListingFirst
 from runicorn.remote_storage.knowledge import Knowledge
 from runicorn.remote_storage.listing_rung import ListingRung, base_identity, require_root
-from runicorn.remote_storage.opening import OpenMirror, open_mirror
+from runicorn.remote_storage.opening import OpenMirror, open_mirror, refuse_itself
 from runicorn.remote_storage.options import AUTO, JOURNAL, MANIFEST, WALK, SyncOptions
 from runicorn.remote_storage.published import Listing
 from runicorn.remote_storage.report import Observer, SyncReport, ignore
@@ -152,6 +152,8 @@ def synchronize_open(
     report = SyncReport(dry_run=options.dry_run)
     root = way.remote_root.rstrip("/")
     stop = cancel or threading.Event()
+    if not options.dry_run:
+        refuse_itself(mirror, way.transport, root)
     context = SyncContext(
         way.transport, root, mirror, options, observer, stop, Knowledge(mirror), report, way.workers
     )
