@@ -285,3 +285,21 @@ def test_append_that_fails_within_a_write_leaves_whole_records(
     assert len(before) < len(after)
     assert lines(920).encode().startswith(after)
     assert after.endswith(b"\n")
+
+
+@pytest.mark.parametrize("name", ["summary.json", "events.jsonl"])
+@pytest.mark.parametrize("method", ["journal", "manifest"])
+def test_edit_within_a_second_after_a_published_state_is_found_by_a_walk(
+    site: Site, method: str, name: str
+) -> None:
+    """Journal and manifest tell times exactly, SFTP whole seconds: a walk cannot go by what they told."""
+    now = int(time.time()) - 100
+    path = site.root / RUN / name
+    before = path.read_bytes()
+    os.utime(path, ns=(now * 10**9, now * 10**9 + 100))
+    site.publish()
+    site.sync(method=method)
+    path.write_bytes(before.replace(b"1", b"2"))
+    os.utime(path, ns=(now * 10**9, now * 10**9 + 900_000_000))
+    assert site.sync(method="walk").failed_count == 0
+    site.assert_equal()

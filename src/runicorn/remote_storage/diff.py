@@ -126,7 +126,7 @@ def decide(run: Run, entry: FileEntry, known: Known | None, now: float = 0.0) ->
         same_content = known.hashes == (bytes.fromhex(entry.sha256),)
         return _keep(run, entry, known, same) if same_content else Fetch(run, entry, "changed")
     # Without a digest, size and time are all there is to go by (see the format, Digests).
-    if same and _is_young(known):
+    if same and _may_have_changed(entry, known):
         return Fetch(run, _older(entry, known, now), "may have changed")
     if same or (known.listed is None and _looks_like(entry, known)):
         return _keep(run, entry, known, same)
@@ -138,8 +138,13 @@ def _keep(run: Run, entry: FileEntry, known: Known, same: bool) -> Note | None:
     return None if same and listed is not None and _is_as_exact(listed, entry) else Note(run, entry, known)
 
 
-def _is_young(known: Known) -> bool:
-    return known.listed is not None and known.listed.young_at is not None
+def _may_have_changed(entry: FileEntry, known: Known) -> bool:
+    """Whether a listing without digests may hide a change behind the same size and second: of a file that was
+    young when it was seen last, or that was recorded by a listing that knew its time exactly."""
+    listed = known.listed
+    return listed is not None and (
+        listed.young_at is not None or (not entry.settled and listed.mtime_ns is not None)
+    )
 
 
 def _older(entry: FileEntry, known: Known, now: float) -> FileEntry:
@@ -167,7 +172,7 @@ def _looks_like_log(entry: FileEntry, known: Known) -> bool:
 def _decide_log(run: Run, entry: FileEntry, known: Known, now: float) -> Action | None:
     held = known.local.size
     if known.listed is not None and known.listed.same_as(Listed.of(entry)) and held <= entry.size:
-        if entry.block_digest is None and _is_young(known):
+        if entry.block_digest is None and _may_have_changed(entry, known):
             return Append(run, _older(entry, known, now), known)
         if held < entry.size and run.has_ended:
             return Append(run, entry, known)
