@@ -108,3 +108,42 @@ class Commands:
         self._process.stdin.flush()
         code = int(self._process.stdout.readline())
         return Done(code, *(name.read_bytes().decode("utf-8", "surrogateescape") for name in names))
+
+
+def odd_names(form: str) -> str:
+    """Python for `Commands.run`: the mirror's disk keeps the spelling of names and ignores their case.
+
+    Args:
+        form: of accents in which it stores names, as `unicodedata.normalize` calls it.
+    """
+    return _FOLDING % form
+
+
+_FOLDING = """
+import functools, unicodedata
+FORM = %r
+REAL = {name: getattr(os, name) for name in ("open", "stat", "mkdir", "unlink", "rmdir", "rename", "listdir")}
+
+def look(name):
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+def stored(name, fd):
+    if fd is None or not isinstance(name, str) or "/" in name:
+        return name
+    there = [each for each in REAL["listdir"](fd) if look(each) == look(name)]
+    return there[0] if there else unicodedata.normalize(FORM, name)
+
+def wrapped(call):
+    @functools.wraps(call)
+    def run(path, *arguments, dir_fd=None, **options):
+        return call(stored(path, dir_fd), *arguments, dir_fd=dir_fd, **options)
+    return run
+
+def rename(old, new, *, src_dir_fd=None, dst_dir_fd=None):
+    names = stored(old, src_dir_fd), stored(new, dst_dir_fd)
+    return REAL["rename"](*names, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+for name in ("open", "stat", "mkdir", "unlink", "rmdir"):
+    setattr(os, name, wrapped(REAL[name]))
+os.rename = rename
+"""

@@ -43,6 +43,8 @@ def mirror_error(error: OSError, path: str = "") -> MirrorError:
         return MirrorError(
             f"cannot write {what}: {reason}", path=path, hint="raise the limit: ulimit -n 1024"
         )
+    elif error.errno == errno.EXDEV:
+        reason = "another disk is mounted within the mirror, which has to lie on one"
     elif error.errno in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST):
         reason = "a folder is in the place of a file"
     return MirrorError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ from pathlib import Path
 
 from runicorn.errors import DiskFullError, MirrorError
 from runicorn.remote_storage.state_rows import COLUMNS, SCHEMA, SCHEMA_VERSION
+
+_INDEX = 64 * 1024
+"""Bytes that the index of SQLite's log takes at most when it is made."""
 
 
 def open_database(path: Path) -> sqlite3.Connection:
@@ -59,9 +63,18 @@ def is_damage(error: sqlite3.DatabaseError) -> bool:
 
 def mapped(error: sqlite3.Error, path: Path) -> MirrorError:
     """What trouble with a database means for a sync."""
-    if "full" in str(error):
+    if "full" in str(error) or ("disk I/O" in str(error) and _has_no_room(path)):
         return DiskFullError(f"cannot write {path}: {error}")
     return MirrorError(f"cannot use {path}: {error}")
+
+
+def _has_no_room(path: Path) -> bool:
+    """SQLite calls it an error of the disk when there is no room for the index of its log."""
+    try:
+        status = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return status.f_bavail * status.f_frsize < _INDEX
 
 
 @contextlib.contextmanager
