@@ -95,8 +95,6 @@ class Nursery:
         self._process.communicate(timeout=TIMEOUT)
 
 
-
-
 @dataclass
 class Watcher:
     """A client that syncs again and again in a thread, and looks at its mirror each time.
