@@ -110,6 +110,18 @@ LOG_CASES = {
     "grown": (a_log(A + B), holding(A, a_log(A)), "running", "Append"),
     "grown, found on disk": (a_log(A + B), holding(A), "running", "Append"),
     "grown from nothing": (a_log(A), holding(b"", a_log(b"")), "running", "Append"),
+    "same size and time, other content than was brought without a digest": (
+        a_log(B),
+        holding(A, a_log(A, digest=False)),
+        "running",
+        "Fetch rewritten",
+    ),
+    "torn end withheld, brought without a digest": (
+        a_log(A + b"t"),
+        holding(A, a_log(A + b"t", digest=False)),
+        "running",
+        "Append",
+    ),
     "same size, other content": (a_log(B), holding(A, a_log(A, mtime=OLD - 1)), "running", "Fetch rewritten"),
     "shorter": (a_log(B), holding(A + A, a_log(A + A), extends=False), "running", "Fetch rewritten"),
     "shorter, a prefix, later": (

@@ -501,6 +501,28 @@ def test_edit_that_leaves_no_trace_is_found_by_a_walk_while_the_file_is_young(si
     site.assert_equal()
 
 
+@pytest.mark.parametrize("name", ["summary.json", "events.jsonl"])
+def test_edit_that_leaves_no_trace_is_found_by_a_walk_behind_a_better_listing(site: Site, name: str) -> None:
+    """That tells exact times and digests: they do not make a young file an old one."""
+    path = site.root / RUN / name
+    put(path, path.read_bytes())
+    site.publish()
+    site.sync()
+    overwrite(path, path.read_bytes().replace(b"1", b"2"))
+    assert site.sync(method="walk").failed_count == 0
+    site.assert_equal()
+
+
+@pytest.mark.parametrize("name", ["summary.json", "events.jsonl"])
+def test_edit_that_leaves_no_trace_is_found_by_a_digest_behind_a_walk(site: Site, name: str) -> None:
+    path = site.root / RUN / name
+    site.sync(method="walk")
+    overwrite(path, path.read_bytes().replace(b"1", b"2"))
+    site.publish()
+    assert site.sync().failed_count == 0
+    site.assert_equal()
+
+
 def test_touched_file_is_not_fetched_again(site: Site) -> None:
     site.publish()
     site.sync()

@@ -139,12 +139,13 @@ def _keep(run: Run, entry: FileEntry, known: Known, same: bool) -> Note | None:
 
 
 def _may_have_changed(entry: FileEntry, known: Known) -> bool:
-    """Whether a listing without digests may hide a change behind the same size and second: of a file that was
-    young when it was seen last, or that was recorded by a listing that knew its time exactly."""
+    """Whether size and time, all that is listed, do not prove that a file is still the one that was brought:
+    it was young then; or it is now, and a listing that knew its digest or its exact time told of it last."""
     listed = known.listed
-    return listed is not None and (
-        listed.young_at is not None or (not entry.settled and listed.mtime_ns is not None)
-    )
+    if listed is None:
+        return False
+    knew_more = listed.digest is not None or listed.mtime_ns is not None
+    return listed.young_at is not None or (not entry.settled and knew_more)
 
 
 def _older(entry: FileEntry, known: Known, now: float) -> FileEntry:
@@ -170,8 +171,10 @@ def _looks_like_log(entry: FileEntry, known: Known) -> bool:
 
 
 def _decide_log(run: Run, entry: FileEntry, known: Known, now: float) -> Action | None:
-    held = known.local.size
-    if known.listed is not None and known.listed.same_as(Listed.of(entry)) and held <= entry.size:
+    held, listed = known.local.size, known.listed
+    # What was brought without a digest may be anything of that size and time.
+    is_told = listed is not None and (entry.block_digest is None or listed.digest is not None)
+    if listed is not None and is_told and listed.same_as(Listed.of(entry)) and held <= entry.size:
         if entry.block_digest is None and _may_have_changed(entry, known):
             return Append(run, _older(entry, known, now), known)
         if held < entry.size and run.has_ended:
