@@ -85,11 +85,6 @@ class Publication:
     complete: bool
     runs: Mapping[str, Mapping[str, Entry]]
 
-    @property
-    def entries(self) -> dict[str, Entry]:
-        """How each file was published."""
-        return {path: entry for files in self.runs.values() for path, entry in files.items()}
-
     def lists(self, path: str) -> bool:
         """Whether it names a file."""
         return any(path in files for files in self.runs.values())
@@ -132,12 +127,14 @@ class Oracle:
         torn_ends: how many logs ended within a record after the end of their run, as they may.
         publications: the states that it was told of, in that order.
         torn_pages: how many ended within a record at the end of a page, where a kill stopped a write.
+        untold: how many files were not as in the root, and looked so.
     """
 
     def __init__(self, history: History, *, patience: float = 0.0) -> None:
         self.history = history
         self.torn_ends = 0
         self.torn_pages = 0
+        self.untold = 0
         self._patience = patience
         self._changed = threading.Condition()
         self.publications: list[Publication] = []
@@ -191,6 +188,10 @@ class Oracle:
             look.logs.pop(path, None)
             look.files.pop(path, None)
 
+    def recorded(self, mirror: Path) -> set[str]:
+        """The files that the client had recorded as synced at the last look."""
+        return set(self._look_at(mirror).records.rows)
+
     # -- what it decides -------------------------------------------------------------------------
 
     def faults(
@@ -218,20 +219,30 @@ class Oracle:
         self._remember(before, mirror, contents, records)
         return sorted(found)
 
-    def complete(self, mirror: Path, root: Path, *, deletes: bool = False) -> list[str]:
+    def complete(
+        self, mirror: Path, root: Path, *, deletes: bool = False, by_walk: bool = False
+    ) -> list[str]:
         """In what a mirror differs from the root as it is now, one line each.
 
         Args:
             mirror: the mirror.
             root: the root, which must not change meanwhile.
             deletes: whether the mirror has to lack what the root lacks.
+            by_walk: whether nothing but sizes and whole seconds told the client what has changed: then a
+                content of the same size and second is let pass.
+
+        What no client can tell by what it learns is let pass, and counted as `untold`.
         """
         wanted, found = selected_files(root), dict(_contents(mirror)) if mirror.exists() else {}
         differ = []
         for path, content in wanted.items():
             if path not in found:
                 differ.append(f"{path}: it is in the root and not in the mirror")
-            elif not self._is_current(path, found[path], content, wanted):
+            elif self._is_current(path, found[path], content, wanted):
+                continue
+            elif (by_walk and _looks_alike(path, mirror, root)) or _looks_older(path, mirror, root):
+                self.untold += 1
+            else:
                 differ.append(f"{path}: {_shown(found[path])} in place of {_shown(content)}")
         others = self._look_at(mirror).others
         extra = sorted(set(found) - set(wanted) - set(others)) if deletes else []
@@ -338,7 +349,7 @@ class Oracle:
         """What the cursor's state lists is there, as it was then or later, or known to be undone."""
         if not self.publications or records.cursor.get("selection"):
             return
-        listed: dict[str, Entry] = {}
+        runs: dict[str, Mapping[str, Entry]] = {}
         top, base = records.cursor.get("identity"), records.cursor.get("base")
         layers = [(base or top, True)] if base in (None, top) else [(base, True), (top, False)]
         for identity, full in layers:
@@ -348,8 +359,8 @@ class Oracle:
             if publication is None:
                 yield f"law 2: {STATE}: the cursor names {identity}, which was never published"
                 return
-            listed.update(publication.entries)
-        for path, entry in listed.items():
+            runs.update(publication.runs)  # an active manifest lays whole runs over the full one
+        for path, entry in (each for files in runs.values() for each in files.items()):
             if path in records.wanted or path in before.others or path in before.removed:
                 continue
             if path not in contents:
@@ -449,6 +460,21 @@ class Oracle:
         # A log that was taken whole when its run had ended keeps its end when the run goes on.
         most = len(content) if self._has_ended(path) else least
         return content.startswith(found) and least <= len(found) <= most
+
+
+def _looks_alike(path: str, mirror: Path, root: Path) -> bool:
+    """Whether a walk takes a file for the one that was copied: a copy has the time of that."""
+    copy, status = (mirror / path).stat(), (root / path).stat()
+    least = 0 if is_log(path) else status.st_size
+    return int(copy.st_mtime) == int(status.st_mtime) and least <= copy.st_size <= status.st_size
+
+
+def _looks_older(path: str, mirror: Path, root: Path) -> bool:
+    """Whether a log that was cut to its beginning looks like one that was listed before it was copied: its
+    time is not later than the copy's. It shows when the log is written to again."""
+    copy, status = (mirror / path).stat(), (root / path).stat()
+    is_cut = is_log(path) and (mirror / path).read_bytes().startswith((root / path).read_bytes())
+    return is_cut and status.st_mtime_ns <= copy.st_mtime_ns
 
 
 def _identity(document: Mapping[str, Any]) -> Identity:

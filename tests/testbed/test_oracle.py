@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runicorn.manifest import ManifestGenerator
+from runicorn.manifest import ManifestGenerator, ManifestType
 from runicorn.remote_storage import SyncOptions, synchronize
 from runicorn.remote_storage.transport import LocalTransport
 from testbed.history import History, says_ended
@@ -302,6 +302,23 @@ def test_law_2_a_cursor_of_a_state_that_was_never_published_is_seen(world: World
     change = "UPDATE meta SET value = json_set(value, '$.identity[1]', 99) WHERE key = 'cursor'"
     world.change_state(change)
     assert any("never published" in fault for fault in world.look())
+
+
+def test_law_2_an_active_manifest_lays_whole_runs_over_the_full_one(world: World) -> None:
+    path = f"{world.running}/summary.json"
+    world.history.record_removed(path)
+    (world.root / path).unlink()
+    world.append(f"{world.running}/logs.txt", b"more\n")
+    os.utime(world.root / world.running / "meta.json")
+    _, output = ManifestGenerator(world.root).generate(ManifestType.ACTIVE)
+    world.oracle.published(json.loads(output.read_bytes()))
+    world.mirror = world.mirror.with_name("other")
+    world.sync(method="manifest")
+    assert not (world.mirror / path).exists()
+    assert world.look(undisturbed=True) == []
+    (world.mirror / world.running / "meta.json").unlink()
+    world.change_state("DELETE FROM files WHERE folder = ? AND inner = 'meta.json'", world.running)
+    assert any("the cursor's revision 1 lists it, and it is not there" in fault for fault in world.look())
 
 
 def test_law_2_what_is_wanted_may_be_missing(world: World) -> None:
