@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from runicorn.errors import CancelledError, NoJournalError, NoManifestError
 from runicorn.manifest import ManifestGenerator, ManifestType
 from runicorn.remote_storage import SyncOptions, SyncReport, synchronize
+from runicorn.remote_storage.journal_reader import JournalReader
 from runicorn.remote_storage.transport import LocalTransport
 from testbed.history import LOG_NAMES, History, is_log
 from testbed.oracle import STATE, Oracle
@@ -55,13 +56,16 @@ PLACES = tuple(
     for place in ("vision/resnet/runs/{}", "runs/nlp/bert/base/{}", "runs/{}")
 )
 
+AWAY = -1
+"""In place of a file that may not be opened: the whole root is not there."""
+
 KEPT = ("synced from another root", "the server lists no run at all", "changed in the mirror")
 """Reasons that last; what was synced while nothing told the lineage may be of another root."""
 
 picks = st.integers(0, 10**6)
 pads = st.integers(0, 2)
 jumps = st.sampled_from([0, 0, 0, 1, -3, 3600, -YEAR, YEAR])
-steps = st.integers(1, 400).map(lambda number: number if number % 2 else -number)
+steps = st.integers(1, 200).map(lambda number: number if number % 2 else -number)
 
 
 @dataclass
@@ -76,6 +80,22 @@ class Mirror:
     path: Path
     deletes: bool
     has_lost: bool = False
+    connection: tuple[LocalTransport, JournalReader] | None = None
+
+    def connect(self, root: Path) -> tuple[LocalTransport, JournalReader]:
+        """The connection that stays open between syncs."""
+        if self.connection is None:
+            transport = LocalTransport()
+            self.connection = (transport, JournalReader(transport, str(root)))
+        return self.connection
+
+    def disconnect(self) -> None:
+        """End it."""
+        if self.connection is not None:
+            transport, reader = self.connection
+            reader.close()
+            transport.close()
+            self.connection = None
 
 
 class Lives(RuleBasedStateMachine):
@@ -181,9 +201,14 @@ class Lives(RuleBasedStateMachine):
         self.is_published = False
         self.life.create(place, pad)
 
-    @rule(pick=picks)
-    def delete_run(self, pick: int) -> None:
-        self.change(pick, self.life.remove, of="runs")
+    @rule(pick=picks, others=st.sampled_from([False, False, True]))
+    def delete_run(self, pick: int, others: bool) -> None:
+        """Or all runs but for one."""
+        gone = self.life.runs()
+        kept = {gone[pick % len(gone)]} if gone else set()
+        for run in set(gone) - kept if others else kept:
+            self.is_published = False
+            self.life.remove(run)
 
     @rule(pick=picks, place=st.sampled_from(PLACES))
     def move_run(self, pick: int, place: str) -> None:
@@ -197,12 +222,14 @@ class Lives(RuleBasedStateMachine):
     def obstruct(self, pick: int) -> None:
         self.change(pick, self.life.obstruct)
 
-    @rule(pick=picks, folder=st.booleans())
-    def deny(self, pick: int, folder: bool) -> None:
+    @rule(pick=picks, folder=st.booleans(), publish=st.booleans())
+    def deny(self, pick: int, folder: bool, publish: bool) -> None:
         def close(path: str) -> None:
             self.denied = self.root / (path.rpartition("/")[0] if folder else path)
 
         self.change(pick, close)
+        if publish:
+            self.generate(ManifestType.FULL, journal=True, compact=False)
 
     @rule()
     def allow(self) -> None:
@@ -249,28 +276,38 @@ class Lives(RuleBasedStateMachine):
 
     def sync(self, mirror: Mirror, cancel: threading.Event | None = None, **options: Any) -> SyncReport:
         leave = {"delete": mirror.deletes} | options
-        with clock(self.client_clock), denied(self.denied), closing(LocalTransport()) as transport:
-            chosen = SyncOptions(source=SOURCE, **leave)
-            return synchronize(transport, str(self.root), mirror.path, chosen, cancel=cancel).report
+        stays = leave.pop("stays", False)
+        chosen = SyncOptions(source=SOURCE, **leave)
+        with clock(self.client_clock), denied(self.denied), closing(LocalTransport()) as anew:
+            transport, journal = mirror.connect(self.root) if stays else (anew, None)
+            where = (transport, str(self.root), mirror.path)
+            return synchronize(*where, chosen, cancel=cancel, journal=journal).report
 
     @rule(
         which=st.integers(0, 1),
         method=st.sampled_from(["auto", "auto", "auto", "journal", "manifest", "walk"]),
         force=st.booleans(),
-        away=st.sampled_from([False] * 7 + [True]),
+        stays=st.booleans(),
+        trouble=st.one_of(st.none(), st.none(), st.none(), st.just(AWAY), picks),
+        publish=st.booleans(),
     )
-    def sync_undisturbed(self, which: int, method: str, force: bool, away: bool) -> None:
+    def sync_undisturbed(
+        self, which: int, method: str, force: bool, stays: bool, trouble: int | None, publish: bool
+    ) -> None:
         mirror = self.mirrors[which]
         force = force and mirror.deletes
-        with ExitStack() as stack:
-            stack.enter_context(unmounted(self.root, when=away))
+        if publish:
+            self.generate(ManifestType.FULL, journal=True, compact=False)
+        if trouble is not None and trouble != AWAY:
+            self.deny(trouble, folder=trouble % 2 == 0, publish=False)
+        with unmounted(self.root, when=trouble == AWAY):
             try:
-                report = self.sync(mirror, method=method, force_delete=force)
+                report = self.sync(mirror, method=method, force_delete=force, stays=stays)
             except (NoJournalError, NoManifestError):
                 assert method in {"journal", "manifest"}
                 return
         self.look(mirror, force=force, undisturbed=True)
-        if report.failed_count or report.vanished_count or self.denied or away:
+        if report.failed_count or report.vanished_count or self.denied or trouble == AWAY:
             return
         by_walk = report.method == "walk"
         if by_walk or self.is_published:
@@ -293,10 +330,15 @@ class Lives(RuleBasedStateMachine):
         step=steps,
         kill=st.booleans(),
         force=st.booleans(),
+        publish=st.booleans(),
     )
-    def interrupt_a_sync(self, which: int, method: str, step: int, kill: bool, force: bool) -> None:
+    def interrupt_a_sync(
+        self, which: int, method: str, step: int, kill: bool, force: bool, publish: bool
+    ) -> None:
         mirror, stop = self.mirrors[which], threading.Event()
         force = force and mirror.deletes
+        if publish:
+            self.generate(ManifestType.FULL, journal=True, compact=False)
 
         def work() -> None:
             try:
@@ -357,6 +399,8 @@ class Lives(RuleBasedStateMachine):
         try:
             self.end_well()
         finally:
+            for mirror in self.mirrors:
+                mirror.disconnect()
             shutil.rmtree(self.place)
 
     def end_well(self) -> None:
