@@ -45,6 +45,11 @@ class Judge:
         """Take note of a manifest that is there, which is that of the newest revision."""
         self.oracle.published(json.loads((self._root / ".runicorn" / name).read_bytes()))
 
+    def left_by_a_cut(self, mirror: Path, *spoiled: str) -> None:
+        """A power cut left a mirror so; the ends of these logs are nobody's."""
+        self._killed.add(mirror)
+        self.oracle.somebody_did(mirror, *spoiled)
+
     def decide(self, mirror: Path, *, deletes: bool = False, undisturbed: bool = False) -> None:
         """The laws hold in a mirror; its syncs have leave to delete, and that of more than half, or none."""
         faults = self.oracle.faults(mirror, deletes=deletes, force=deletes, undisturbed=undisturbed)
