@@ -8,8 +8,8 @@ What is modelled is what POSIX promises, and no more. `fsync` of a file keeps it
 name; `fsync` of a folder keeps the names in it, not the files or folders that they lead to; `syncfs` keeps
 all. Such a barrier covers what had ended before it began. Of all else any part may be there: each name of a
 folder by itself, old or new (a rename is two of them: a name that goes, and a name that comes); of each file
-any of the sectors or pages that were written, zeros in place of the others, and any length and time that it had
-since. What the recorded process runs beside itself, by threads or processes, is part of it.
+any of the sectors or pages that were written, zeros in place of the others, and any length and time that it
+had since. What the recorded process runs beside itself, by threads or processes, is part of it.
 
 What is not modelled: a disk that lies about its barriers or spoils what it had; memory-mapped writes (only
 SQLite's `-shm` has any, which is lost, as after any start of the system); access rights; hard links.
@@ -191,8 +191,7 @@ class Disk:
 
     def _kept(self, node: _Node, chance: random.Random) -> Kept:
         if not node.is_folder:
-            content, time = _kept_content(node, chance)
-            return Kept(node.number, content, time)
+            return _kept_content(node, chance)
         inside: dict[str, Kept] = {}
         luck = chance.choice((0.0, 0.5, 1.0))
         for name, changes in node.names.items():
@@ -205,16 +204,17 @@ class Disk:
         return Kept(node.number, inside=inside)
 
 
-def _kept_content(node: _Node, chance: random.Random) -> tuple[bytes, int]:
+def _kept_content(node: _Node, chance: random.Random) -> Kept:
     content, time = bytearray(node.content), node.time
     sizes, times = [len(content)], [time]
     luck, step = chance.choice((0.0, 0.5, 0.9, 1.0)), chance.choice((SECTOR, PAGE))
     in_order = chance.random() < 0.3
-    size = len(content)
+    size = synced = len(content)
     for moment, op in node.writes:
         if moment < node.synced:
             time = _do_all(content, op) or time
             size, sizes, times = len(content), [len(content)], [time]
+            synced = size
             continue
         if op.call == "utimensat":
             times.append(op.time)
@@ -227,7 +227,7 @@ def _kept_content(node: _Node, chance: random.Random) -> tuple[bytes, int]:
     size = sizes[-1] if in_order else chance.choice(sizes)
     del content[size:]
     content.extend(bytes(size - len(content)))
-    return bytes(content), times[-1] if in_order else chance.choice(times)
+    return Kept(node.number, bytes(content), times[-1] if in_order else chance.choice(times), synced)
 
 
 def _do_all(content: bytearray, op: Op) -> int:
@@ -255,11 +255,20 @@ def _do_part(content: bytearray, op: Op, step: int, luck: float, chance: random.
 
 
 class Kept(NamedTuple):
-    """A file or folder that was kept; a folder has what is in it."""
+    """A file or folder that was kept.
+
+    Attributes:
+        number: of its inode, while it was recorded; 0 when that is not known.
+        content: of a file.
+        time: of a file, nanoseconds since the epoch.
+        synced: of a file: so many bytes, if it has as many, are what a barrier has put on disk.
+        inside: of a folder.
+    """
 
     number: int
     content: bytes = b""
     time: int = 0
+    synced: int = 0
     inside: dict[str, Kept] | None = None
 
 
@@ -268,22 +277,22 @@ class Cut(NamedTuple):
 
     root: Kept
 
-    def make(self, place: Path) -> dict[str, int]:
-        """Make it in a folder that is not there; the former number of the inode of each file, by its path."""
-        numbers: dict[str, int] = {}
-        _make(self.root, place, "", numbers)
-        return numbers
+    def make(self, place: Path) -> dict[str, Kept]:
+        """Make it in a folder that is not there; gives the files by their paths."""
+        files: dict[str, Kept] = {}
+        _make(self.root, place, "", files)
+        return files
 
 
-def _make(kept: Kept, place: Path, path: str, numbers: dict[str, int]) -> None:
+def _make(kept: Kept, place: Path, path: str, files: dict[str, Kept]) -> None:
     if kept.inside is None:
         place.write_bytes(kept.content)
         os.utime(place, ns=(kept.time, kept.time))
-        numbers[path] = kept.number
+        files[path] = kept
         return
     place.mkdir()
     for name, each in kept.inside.items():
-        _make(each, place / name, f"{path}/{name}" if path else name, numbers)
+        _make(each, place / name, f"{path}/{name}" if path else name, files)
 
 
 # -- the recording -----------------------------------------------------------------------------

@@ -8,7 +8,6 @@ meanwhile.
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Iterator
@@ -208,15 +207,14 @@ class BaseInstaller:
     def _start_barrier(self) -> None:
         files = sum(len(each.files) for each in (self._written, self._named) if each is not None)
         if not self._barrier.flushes_each(files):
+            self._mirror.take_changed()
             self._waiting = self._pool.submit(self._barrier.wait)
             return
         if self._written is not None:
             staged = [self._mirror.staged(entry.name) for _, entry in self._written.files]
             self._barrier.contents([each.open for each in staged])
         if self._named is not None:
-            parents = {entry.path.rpartition("/")[0] for _, entry in self._named.files}
-            openers = [functools.partial(self._mirror.folder_fd, each) for each in parents]
-            self._barrier.names(openers, len(self._named.files))
+            self._barrier.names(self._mirror.take_changed(), len(self._named.files))
 
     def _wait_for_disk(self) -> None:
         waiting, self._waiting = self._waiting, None

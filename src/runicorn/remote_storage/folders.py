@@ -49,6 +49,7 @@ class Folders:
         self._open: OrderedDict[str, int] = OrderedDict()
         self._most_open = _most_open()
         self._listed: OrderedDict[str, dict[str, set[str]]] = OrderedDict()
+        self._changed: set[str] = set()
 
     def fd(self, folder: str, *, create: bool = False) -> int:
         """An open folder, by its path below the root; it stays open for a while.
@@ -65,7 +66,9 @@ class Folders:
         parent, _, name = folder.rpartition("/")
         parent_fd = self.fd(parent, create=create)
         self.require_own(parent, name)
-        fd = _enter(name, parent_fd, create=create)
+        fd, is_new = _enter(name, parent_fd, create=create)
+        if is_new:
+            self._changed.add(parent)
         self.made(parent, name)
         self._open[folder] = fd
         if len(self._open) > self._most_open:
@@ -88,6 +91,20 @@ class Folders:
         there = self._names(folder).get(folded(name), set())
         if there and name not in there:
             raise SpelledOtherwise(f"{folder}/{min(there)}" if folder else min(there))
+
+    def changed(self, folder: str) -> None:
+        """Take note of a name that came to a folder, or went from it."""
+        self._changed.add(folder)
+
+    def removed(self, folder: str) -> None:
+        """Take note of a folder that was removed."""
+        self._changed.discard(folder)
+        self._changed.add(folder.rpartition("/")[0])
+
+    def take_changed(self) -> list[str]:
+        """The folders in which names came or went since the last call."""
+        taken, self._changed = self._changed, set()
+        return sorted(taken)
 
     def made(self, folder: str, name: str) -> None:
         """Take note of a name that is in a folder now."""
@@ -125,12 +142,13 @@ def _most_open() -> int:
     return _MAX_OPEN if soft < 0 else min(_MAX_OPEN, max(2, soft // _SHARE_OPEN))
 
 
-def _enter(name: str, parent: int, *, create: bool) -> int:
+def _enter(name: str, parent: int, *, create: bool) -> tuple[int, bool]:
+    """The open folder, and whether it was made."""
     try:
-        return os.open(name, FOLDER_FLAGS, dir_fd=parent)
+        return os.open(name, FOLDER_FLAGS, dir_fd=parent), False
     except FileNotFoundError:
         if not create:
             raise
     with contextlib.suppress(FileExistsError):  # another program may be faster
         os.mkdir(name, dir_fd=parent)
-    return os.open(name, FOLDER_FLAGS, dir_fd=parent)
+    return os.open(name, FOLDER_FLAGS, dir_fd=parent), True

@@ -171,10 +171,8 @@ class Installer:
                     done.append(each)
                 elif self._failed(each, error):
                     batch.wanted[each.path] = (each.run, each.entry)
-            parents = {each.path.rpartition("/")[0] for each in done}
-            if parents:
-                openers = [functools.partial(self._mirror.folder_fd, each) for each in parents]
-                self._barrier.names(openers, len(done))
+            if done:
+                self._barrier.names(self._mirror.take_changed(), len(done))
         except OSError as error:
             raise mirror_error(error) from error
         finally:

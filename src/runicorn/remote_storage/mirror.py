@@ -8,11 +8,12 @@ record boundaries, so that not even a killed process leaves half a record (laws 
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -110,6 +111,11 @@ class Mirror:
             OSError: it does not exist, or a link or file is in its place.
         """
         return self._folders.fd(folder)
+
+    def take_changed(self) -> list[Callable[[], int]]:
+        """What opens the folders in which names came or went since the last call, for the next barrier: a
+        file is only on disk with all folders that lead to it."""
+        return [functools.partial(self.folder_fd, each) for each in self._folders.take_changed()]
 
     def list_run(self, folder: str) -> dict[str, LocalFile]:
         """The regular files of a run in the mirror, by their path within the run folder."""
@@ -332,6 +338,7 @@ class Mirror:
         self._folders.require_own(folder, name)
         os.rename(staged.name, name, src_dir_fd=self._staging_fd, dst_dir_fd=fd)
         self._folders.made(folder, name)
+        self._folders.changed(folder)
 
     def append(self, path: str, expected: LocalFile, data: Iterator[bytes]) -> int:
         """Let a log grow in place, on the same inode.
@@ -379,6 +386,7 @@ class Mirror:
             return False
         except OSError as error:
             raise mirror_error(error, path) from error
+        self._folders.changed(folder)
         while folder:
             self._folders.forget(folder)
             parent, _, name = folder.rpartition("/")
@@ -386,6 +394,7 @@ class Mirror:
                 os.rmdir(name, dir_fd=self.folder_fd(parent))
             except OSError:
                 break  # not empty: something else lives there
+            self._folders.removed(folder)
             folder = parent
         return True
 

@@ -10,6 +10,8 @@ from runicorn.manifest import rules
 from runicorn.manifest.model import Header, Identity, ManifestType
 from runicorn.remote_storage.context import SyncContext
 from runicorn.remote_storage.diff import Gone
+from runicorn.remote_storage.disk_errors import mirror_error
+from runicorn.remote_storage.durability import Barrier
 from runicorn.remote_storage.mirror import Mirror
 from runicorn.remote_storage.options import SyncOptions
 from runicorn.remote_storage.published import Listing, parents
@@ -256,6 +258,12 @@ def remove_gone(mirror: Mirror, state: MirrorState, gone: list[Gone], epoch: int
             report.failed.append(Failure(each.path, rules.escape(str(error))))
         else:
             removed.append((each.folder, each.inner))
+    if removed:
+        # A file that came back after a power cut would be nobody's, and stay for good.
+        try:
+            Barrier(mirror.fd).names(mirror.take_changed(), len(removed))
+        except OSError as error:
+            raise mirror_error(error) from error
     state.record((), removed)
 
 

@@ -56,6 +56,7 @@ def _distrust(mirror: OpenMirror, difference: Difference) -> None:
         fd = mirror.tree.open_file(difference.path, os.O_RDWR)
         try:
             os.utime(fd, ns=(0, 0))
+            os.fsync(fd)
         finally:
             os.close(fd)
 
