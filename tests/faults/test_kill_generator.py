@@ -1,14 +1,13 @@
 """A generator that is killed at any moment leaves a journal that clients follow, and the next one carries on.
 
-`RUNICORN_KILLS` is the number of kills, `RUNICORN_KILL_SEED` their seed.
+`RUNICORN_KILL_SEED` is the first seed; each has a root of its own.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from runicorn.errors import DamagedError
+from runicorn.manifest import ManifestGenerator
 from runicorn.remote_storage import ManifestSyncClient, SyncOptions, synchronize
 from runicorn.remote_storage.transport import LocalTransport, SshTarget, connect_ssh
 from testbed.live import LiveWriter
@@ -26,73 +26,22 @@ from testbed.oracle import Oracle
 from testbed.sshd import Sshd
 from testbed.trees import make_tree
 from tests.faults.line import Line
-from tests.faults.process import TIMEOUT, environment, left_behind
+from tests.faults.nursery import KILLED, Ended, Nursery
+from tests.faults.process import TIMEOUT, left_behind
 from tests.faults.tally import Tried, count, scale, turns
 
-KILLS = int(os.environ.get("RUNICORN_KILLS", scale(25, 2_500)))
+KILLS = scale(20, 40)
+"""Kills of the generators of one root."""
+
 SEED = int(os.environ.get("RUNICORN_KILL_SEED", "20240607"))
-PAUSE = 0.02
+PAUSE = scale(20, 60) / 1000
 """Seconds between two syncs of one client: the processor is shared with those who write."""
 
-NURSERY = """
-import os, signal, sys, time
-from runicorn.manifest import ManifestGenerator, frame_writer, journal_writer
-import runicorn.manifest.generator
-journal_writer.SMALL_EPOCH = 64 * 1024
-for line in sys.stdin:
-    delay, small, compact = line.split()
-    begun = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        frame_writer.FRAME_DATA = int(small)
-        ManifestGenerator(sys.argv[1], compact=compact == "1").publish()
-        os._exit(0)
-    if delay != "-":
-        time.sleep(float(delay))
-        os.kill(child, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(status, time.monotonic() - begun, flush=True)
-"""
+INTERVAL = 0.02
+"""Seconds between two changes of the root."""
+
 GONE = "the mirror's epoch of the journal is not there any more"
 """A client that was away while three epochs were left goes one rung down, once."""
-
-
-class Nursery:
-    """Starts generators fast, and kills them: a process with everything loaded has them as its children.
-
-    Attributes:
-        after: is called after each generation.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.after: Callable[[], None] = lambda: None
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY, str(root)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment(),
-        )
-
-    def generate(self, kill_after: float | None = None, *, small: int = 10**6, compact: bool = False) -> int:
-        """Run a generator; its exit code, negative when it was killed in time."""
-        code, seconds = self._ask(kill_after, small, compact)
-        self.seconds = seconds
-        self.after()
-        return code
-
-    def _ask(self, kill_after: float | None, small: int, compact: bool) -> tuple[int, float]:
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        delay = "-" if kill_after is None else f"{kill_after:.6f}"
-        process.stdin.write(f"{delay} {small} {int(compact)}\n")
-        process.stdin.flush()
-        code, seconds = process.stdout.readline().split()
-        return int(code), float(seconds)
-
-    def close(self) -> None:
-        self._process.communicate(timeout=TIMEOUT)
 
 
 @dataclass
@@ -161,60 +110,110 @@ def by_new_connections(mirror: Path, root: Path, server: Sshd) -> Callable[[], d
     return sync
 
 
-@pytest.mark.timeout(90 + 4 * KILLS)
-def test_kills_while_clients_follow(tmp_path: Path) -> None:
-    print(f"seed {SEED}, {KILLS} kills")
-    chance = random.Random(SEED)
-    root = tmp_path / "root"
-    make_tree(root, 4, files=9, seed=SEED, running=2)
+SMALL_EPOCH = {"runicorn.manifest.journal_writer:SMALL_EPOCH": 64 * 1024}
+OPTIONS = {(): 16, ("--compact",): 3, ("--active",): 2, ("--watch",): 2}
+
+
+class Killer:
+    """Starts generators, and kills them at random moments.
+
+    Args:
+        root: of the generators.
+        nursery: starts them.
+        chance: when, and how.
+        after: is called after each of them.
+
+    Attributes:
+        killed: how many it killed alive.
+    """
+
+    def __init__(
+        self, root: Path, nursery: Nursery, chance: random.Random, after: Callable[[], None]
+    ) -> None:
+        self._root, self._nursery, self._chance, self._after = root, nursery, chance, after
+        self._last = 0.0
+        self.killed = 0
+
+    def generate(self, *options: str, after: float | None = None) -> Ended:
+        """One generation; killed after some seconds, or left alone."""
+        frames = {"runicorn.manifest.frame_writer:FRAME_DATA": self._chance.choice([500, 10**6])}
+        arguments = ("generate-manifest", "--root", str(self._root), *options)
+        # What changes while it is read is a problem that is told (3).
+        done = self._nursery.run(*arguments, after=after, sets=SMALL_EPOCH | frames).expect(0, 3, KILLED)
+        self._after()
+        return done
+
+    def whole(self) -> None:
+        """One that is left alone."""
+        done = self.generate(*(["--compact"] if self._chance.random() < 0.2 else []))
+        assert done.code != KILLED
+        self._last = done.seconds
+
+    def kill(self) -> None:
+        """Kill one."""
+        (options,) = self._chance.choices(list(OPTIONS), list(OPTIONS.values()))
+        watches = "--watch" in options
+        longest = 0.6 if watches else self._last
+        self.killed += self.generate(*options, after=self._chance.uniform(0, longest)).code == KILLED
+
+
+@pytest.mark.timeout(scale(90, 1800))
+@pytest.mark.parametrize("part", range(scale(1, 4)))
+def test_kills_while_clients_follow(tmp_path: Path, part: int) -> None:
+    for number in turns(1, 25):
+        seed = SEED + 100 * part + number
+        print(f"RUNICORN_KILL_SEED={seed}")
+        place = tmp_path / str(number)
+        place.mkdir()
+        count(Tried.KILLED_GENERATIONS, kill_while_clients_follow(place, seed))
+        shutil.rmtree(place)
+
+
+def kill_while_clients_follow(place: Path, seed: int) -> int:
+    """The generators of one root are killed; how many were alive."""
+    chance = random.Random(seed)
+    root = place / "root"
+    make_tree(root, 4, files=9, seed=seed, running=2)
     line = Line(root / ".runicorn/journal")
-    killed, codes = 0, []
     options = SyncOptions(source="it", delete=True, force_delete=True)
     with (
         Sshd() as server,
         server.paramiko_client() as ssh,
         ssh.open_sftp() as sftp,
-        closing(Nursery(root)) as nursery,
-        LiveWriter(root, tmp_path / "history", seed=SEED) as writer,
-        ManifestSyncClient(sftp, str(root), tmp_path / "polls", jitter_max=0, options=options) as client,
+        closing(Nursery(place)) as nursery,
+        LiveWriter(root, place / "history", interval=INTERVAL, seed=seed) as writer,
+        ManifestSyncClient(sftp, str(root), place / "polls", jitter_max=0, options=options) as client,
     ):
         # A client may read a state before the oracle is told of it.
         oracle = Oracle(writer.history, patience=TIMEOUT)
-        nursery.after = lambda: oracle.published_in(line.journal)
-        assert nursery.generate() == 0
+        killer = Killer(root, nursery, chance, lambda: oracle.published_in(line.journal))
+        killer.whole()
         line.carries_on()
-        polls = Watcher(tmp_path / "polls", client.sync, oracle, {"deletes": True, "force": True})
-        anew = tmp_path / "anew"
+        polls = Watcher(place / "polls", client.sync, oracle, {"deletes": True, "force": True})
+        anew = place / "anew"
         others = Watcher(anew, by_new_connections(anew, root, server), oracle)
         with polls.watching(), others.watching():
-            longest = nursery.seconds
-            for number in turns(KILLS, KILLS):
-                small = chance.choice([500, 10**6])
-                compact = chance.random() < 0.15
-                code = nursery.generate(chance.uniform(0, 1.1 * longest), small=small, compact=compact)
-                killed += code < 0
-                codes.append(code)
+            for number in range(KILLS):
+                killer.kill()
                 if number % 3 < 2:
                     # A third of the time two in a row are killed.
-                    assert nursery.generate(small=small, compact=chance.random() < 0.2) == 0
-                    longest = max(nursery.seconds, longest / 2)
+                    killer.whole()
                     line.carries_on()
                 polls.check()
                 others.check()
-                count(Tried.KILLED_GENERATIONS, code < 0)
         made = writer.stop()
-        assert nursery.generate() == 0
+        killer.whole()
         for watcher in (polls, others):
             watcher.once()
-    print(f"{killed} killed alive, {line.epochs} epochs left, {sum(made.values())} changes")
+    print(f"{killer.killed} killed alive, {line.epochs} epochs left, {sum(made.values())} changes")
     for name, watcher in (("polls", polls), ("anew", others)):
         print(f"{name}: {watcher.news} syncs with news, rungs {dict(watcher.methods)}")
     assert oracle.complete(polls.mirror, root, deletes=True) + oracle.complete(others.mirror, root) == []
     assert left_behind(polls.mirror) == left_behind(others.mirror) == []
-    assert set(codes) <= {0, -9}
-    assert killed >= len(codes) // 2
+    assert killer.killed >= KILLS // 5
     assert polls.news > 0
     assert others.news > 0
+    return killer.killed
 
 
 def test_what_the_line_is_held_to_can_fail(tmp_path: Path) -> None:
@@ -222,13 +221,12 @@ def test_what_the_line_is_held_to_can_fail(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (run,) = make_tree(root, 1, files=6)
     line = Line(root / ".runicorn/journal")
-    with closing(Nursery(root)) as nursery:
-        for text in ("one", "two"):
-            (run / "summary.json").write_text(f'"{text}"', encoding="utf-8")
-            assert nursery.generate() == 0
-            line.carries_on()
-        (line.journal / "HEAD").unlink()
-        (run / "summary.json").write_text('"three"', encoding="utf-8")
-        assert nursery.generate() == 0
-        with pytest.raises((AssertionError, FileNotFoundError, DamagedError)):
-            line.carries_on()
+    for text in ("one", "two"):
+        (run / "summary.json").write_text(f'"{text}"', encoding="utf-8")
+        ManifestGenerator(root).publish()
+        line.carries_on()
+    (line.journal / "HEAD").unlink()
+    (run / "summary.json").write_text('"three"', encoding="utf-8")
+    ManifestGenerator(root).publish()
+    with pytest.raises((AssertionError, FileNotFoundError, DamagedError)):
+        line.carries_on()
