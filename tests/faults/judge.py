@@ -26,6 +26,9 @@ class Judge:
         history: all that it ever held.
         patience: seconds to wait for a publication that is about to be told of.
         may_replace: whether a log may take another inode after a kill.
+
+    Attributes:
+        states: how many states it was told of.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Judge:
         self._killed: set[Path] = set()
         self.oracle = Oracle(history, patience=patience)
         self.may_replace = may_replace
+        self.states = 0
 
     def killed(self, mirror: Path, *, deletes: bool = False) -> None:
         """The laws hold in a mirror of which a sync was killed."""
@@ -43,6 +47,7 @@ class Judge:
 
     def published(self, name: str = "full_manifest.json") -> None:
         """Take note of a manifest that is there, which is that of the newest revision."""
+        self.states += 1
         self.oracle.published(json.loads((self._root / ".runicorn" / name).read_bytes()))
 
     def left_by_a_cut(self, mirror: Path, *spoiled: str) -> None:

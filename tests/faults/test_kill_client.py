@@ -1,6 +1,6 @@
 """A client that is killed or stopped at any moment leaves a mirror that the laws hold for.
 
-`RUNICORN_KILLS` is the number of random kills, `RUNICORN_KILL_SEED` their seed.
+`RUNICORN_KILL_SEED` is the first seed of the random kills; each has a root of its own.
 """
 
 from __future__ import annotations
@@ -9,42 +9,47 @@ import os
 import random
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
 from testbed.live import LiveWriter
-from testbed.oracle import Oracle
 from testbed.processes import descendants
 from testbed.sshd import Sshd
 from testbed.trees import make_tree
+from tests.faults.judge import Judge
 from tests.faults.lab import Lab
+from tests.faults.nursery import KILLED, Nursery
 from tests.faults.process import (
     COMMAND,
     PROJECT_ROOT,
     TIMEOUT,
     environment,
-    generate,
     left_behind,
     over,
     run_files,
-    sync,
 )
 from tests.faults.tally import Tried, count, scale, turns
-from tests.manifest.helpers import PROJECT_RUN
+from tests.faults.test_kill_steps import DELETES, FEW, IN_STEPS, PARTIAL
 
-KILLS = int(os.environ.get("RUNICORN_KILLS", scale(40, 600)))
 SEED = int(os.environ.get("RUNICORN_KILL_SEED", "20240607"))
-KILLS_OF_A_MIRROR = 6
-METHODS = ("auto", "journal", "auto", "manifest", "walk")
-"""One after the other: none of them is always the first one of a mirror."""
+KILLS, KILLS_OF_A_MIRROR = scale(30, 60), 6
+"""Kills of the syncs of one root, and of one mirror."""
+
+CHANGE_EVERY, PUBLISH_EVERY = 0.01, 0.3
+KINDS = {"auto": 8, "journal": 4, "manifest": 4, "walk": 4, "watch": 1, "program": 1}
+SETS: list[dict[str, Any]] = [{}, {FEW: 0}, {FEW: 10**6, **IN_STEPS}, PARTIAL]
+"""By which ways files get on disk."""
 
 
 def popen(*arguments: str | Path, **env: str) -> subprocess.Popen[bytes]:
@@ -75,108 +80,172 @@ def wait_for_lines(stream: IO[bytes], count: int, seconds: float) -> bytes:
 
 
 class Publisher:
-    """Publishes the root again and again, and tells the oracle."""
+    """Publishes the root again and again, and tells the oracle of every state."""
 
-    def __init__(self, root: Path, oracle: Oracle) -> None:
-        self.root = root
-        self._oracle = oracle
+    def __init__(self, root: Path, judge: Judge, nursery: Nursery) -> None:
+        self._root, self._judge, self._nursery = root, judge, nursery
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop)
+        self._error: BaseException | None = None
         self.publish()
 
     def publish(self) -> None:
         """Publish once."""
-        self._oracle.published(generate(self.root))
+        compact = ["--compact"] if self._judge.states % 10 == 9 else []
+        # What changes while it is read is a problem that is told (3).
+        self._nursery.run("generate-manifest", "--root", self._root, *compact).expect(0, 3)
+        self._judge.published()
+
+    def check(self) -> None:
+        """It still publishes."""
+        if self._error is not None:
+            raise self._error
 
     def _loop(self) -> None:
-        while not self._stop.wait(0.2):
-            self.publish()
+        try:
+            while not self._stop.wait(PUBLISH_EVERY):
+                self.publish()
+        except BaseException as error:  # noqa: BLE001 - it is raised where the test waits
+            self._error = error
 
-    def __enter__(self) -> Publisher:
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Go on until the end of the block."""
         self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join(TIMEOUT)
-
-
-def _kill_somewhere(process: subprocess.Popen[bytes], chance: random.Random, longest: float) -> bool:
-    """Kill it at a random moment; whether it was still alive."""
-    assert process.stderr is not None
-    if chance.random() < 0.5:
-        wait_for_lines(process.stderr, chance.randrange(1, 60), longest)
-    else:
-        wait_for_lines(process.stderr, sys.maxsize, chance.uniform(0.05, longest))
-    alive = process.poll() is None
-    process.kill()
-    process.wait(TIMEOUT)
-    process.stderr.close()
-    return alive
+        try:
+            yield
+        finally:
+            self._stop.set()
+            self._thread.join(TIMEOUT)
+        self.check()
 
 
-@pytest.mark.timeout(60 + 3 * KILLS)
-def test_kills_at_random_moments_against_a_live_writer(tmp_path: Path) -> None:
-    print(f"seed {SEED}, {KILLS} kills")
-    chance = random.Random(SEED)
-    root = tmp_path / "root"
-    runs = make_tree(root, 4, seed=SEED, running=2)
-    (runs[-1] / "media/big.bin").write_bytes(chance.randbytes(9_000_000))
-    with (runs[-1] / "events.jsonl").open("ab") as log:
-        log.writelines(b'{"step": %d}\n' % number for number in range(100_000))
-    mirrors: list[Path] = []
-    alive = 0
-    with Sshd() as server:
-        far = (*over(server), f"{server.host}:{root}")
-        with LiveWriter(root, tmp_path / "history", seed=SEED) as writer:
-            # A client may read a manifest before its publisher has told of it.
-            oracle = Oracle(writer.history, patience=TIMEOUT)
-            with Publisher(root, oracle) as publisher:
-                for number in turns(KILLS, KILLS):
-                    if number % KILLS_OF_A_MIRROR == 0:
-                        mirrors.append(tmp_path / f"mirror-{len(mirrors)}")
-                    method = METHODS[number % len(METHODS)]
-                    deletes = len(mirrors) % 2 == 0
-                    source = far if chance.random() < 0.5 else (str(root),)
-                    more = ["--delete"] if deletes else []
-                    process = popen(*source, mirrors[-1], "--method", method, "-v", *more)
-                    killed = _kill_somewhere(process, chance, 0.6)
-                    faults = oracle.faults(mirrors[-1], deletes=deletes)
-                    assert faults == [], f"kill {number}, {method}, {source[0]}, {mirrors[-1]}"
-                    count(Tried.KILLED_SYNCS, killed)
-                    alive += killed
+@dataclass
+class Target:
+    """A mirror whose syncs are killed.
+
+    Attributes:
+        mirror: its folder.
+        deletes: whether its syncs have leave to delete.
+    """
+
+    mirror: Path
+    deletes: bool
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Of its syncs."""
+        return DELETES if self.deletes else ()
+
+
+class Killer:
+    """Starts syncs of the mirrors of one root, and kills them at random moments.
+
+    Attributes:
+        killed: how many it killed alive.
+    """
+
+    def __init__(self, root: Path, server: Sshd, nursery: Nursery, chance: random.Random) -> None:
+        self._near: tuple[str, ...] = (str(root),)
+        self._far = (*over(server), f"{server.host}:{root}")
+        self._nursery, self._chance = nursery, chance
+        self._took: dict[str, float] = {}
+        self.killed = 0
+
+    def kill(self, target: Target) -> str:
+        """Kill one sync; tells what it was."""
+        chance = self._chance
+        kind = chance.choices(
+            ["auto", "journal", "manifest", "walk", "watch", "program"], [8, 4, 4, 4, 1, 1]
+        )[0]
+        source = self._far if kind == "program" or chance.random() < 0.1 else self._near
+        method = ["--watch", "--interval", "0.05"] if kind == "watch" else ["--method", kind]
+        if kind == "program":
+            self.killed += self._kill_program(*source, target.mirror, "-v", *target.options)
+            return kind
+        key = f"{kind} {source is self._far}"
+        took = self._took.get(key, 0.1)
+        done = self._nursery.run(
+            "sync",
+            *source,
+            target.mirror,
+            *method,
+            *target.options,
+            after=chance.uniform(0, 0.5 if kind == "watch" else took),
+            sets=chance.choice(SETS),
+        ).expect(0, 3, KILLED)
+        # One that was killed too late tells how long one takes; else a little more is tried the next time.
+        self._took[key] = min(2.0, took * 1.02) if done.code == KILLED else done.seconds
+        self.killed += done.code == KILLED
+        return f"{kind}, {source[0]}"
+
+    def _kill_program(self, *arguments: str | Path) -> bool:
+        """The same of a process that was begun for it."""
+        process = popen(*arguments)
+        assert process.stderr is not None
+        wait_for_lines(process.stderr, self._chance.randrange(1, 60), self._chance.uniform(0.3, 0.9))
+        alive = process.poll() is None
+        process.kill()
+        process.wait(TIMEOUT)
+        process.stderr.close()
+        return alive
+
+
+@pytest.mark.timeout(scale(90, 1800))
+@pytest.mark.parametrize("part", range(scale(1, 4)))
+def test_kills_at_random_moments_against_a_live_writer(tmp_path: Path, part: int) -> None:
+    for number in turns(1, 25):
+        seed = SEED + 100 * part + number
+        print(f"RUNICORN_KILL_SEED={seed}")
+        place = tmp_path / str(number)
+        place.mkdir()
+        count(Tried.KILLED_SYNCS, kill_beside_a_writer(place, seed))
+        shutil.rmtree(place)
+
+
+def kill_beside_a_writer(place: Path, seed: int) -> int:
+    """The syncs of some mirrors of one root are killed; how many were alive."""
+    chance = random.Random(seed)
+    root = place / "root"
+    runs = make_tree(root, 3, files=9, seed=seed, running=2)
+    (runs[-1] / "media/big.bin").write_bytes(chance.randbytes(300_000))
+    targets: list[Target] = []
+    with (
+        Sshd() as server,
+        closing(Nursery(place)) as nursery,
+        closing(Nursery(place)) as other,
+        LiveWriter(root, place / "history", interval=CHANGE_EVERY, seed=seed) as writer,
+    ):
+        judge = Judge(root, writer.history, TIMEOUT, may_replace=True)
+        publisher, killer = Publisher(root, judge, other), Killer(root, server, nursery, chance)
+        with publisher.publishing():
+            for number in range(KILLS):
+                if number % KILLS_OF_A_MIRROR == 0:
+                    targets.append(Target(place / f"mirror-{len(targets)}", len(targets) % 2 == 1))
+                target = chance.choice(targets[-2:])
+                what = killer.kill(target)
+                publisher.check()
+                try:
+                    judge.killed(target.mirror, deletes=target.deletes)
+                except BaseException:
+                    print(f"kill {number}, {what}, {target}")
+                    raise
+        writer.stop()
         publisher.publish()
-        print(f"{alive} killed alive, {oracle.torn_ends} torn ends after the end of a run")
-        for number, mirror in enumerate(mirrors):
-            source = far if number % 2 else (str(root),)
+        for number, target in enumerate(targets):
             method = ("journal", "auto", "manifest")[number % 3]
-            sync(*source, mirror, "--method", method).expect(0)
-            assert oracle.complete(mirror, root) == []
-            assert oracle.faults(mirror, undisturbed=True) == []
-            assert [name for name in left_behind(mirror) if not name.endswith(".partial")] == []
-    assert alive >= len(mirrors) * KILLS_OF_A_MIRROR // 3
+            arguments = ("--method", method, *target.options)
+            nursery.run("sync", root, target.mirror, *arguments).expect(0)
+            judge.decide_complete(target.mirror, deletes=target.deletes)
+    torn = (judge.oracle.torn_ends, judge.oracle.torn_pages)
+    print(
+        f"{killer.killed} killed alive; {torn[0]} torn ends after the end of a run, {torn[1]} torn at a page"
+    )
+    assert killer.killed >= KILLS // 5
+    return killer.killed
 
 
-# -- named steps -----------------------------------------------------------------------------
-
-KILLER = """
-import os, signal
-NAME, WHEN, LEFT = os.environ["KILL_NAME"], os.environ["KILL_WHEN"], [int(os.environ["KILL_AT"])]
-REAL = getattr(os, NAME)
-def killing(*arguments, **options):
-    LEFT[0] -= 1
-    if LEFT[0] == 0 and WHEN == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    try:
-        return REAL(*arguments, **options)
-    finally:
-        if LEFT[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-setattr(os, NAME, killing)
-"""
-STEPS = {"rename": [1, 2, 4], "fsync": [1, 3, 9], "pwrite": [1, 2, 6], "utime": [2, 5]}
+# -- signals ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=["journal", "manifest"])
@@ -187,61 +256,6 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def lab(built: Lab, tmp_path: Path) -> Lab:
     return built.moved(tmp_path)
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("name", list(STEPS))
-def test_kill_around_a_step_leaves_old_or_new_files(lab: Lab, tmp_path: Path, name: str, when: str) -> None:
-    (tmp_path / "killer").mkdir()
-    (tmp_path / "killer/sitecustomize.py").write_text(KILLER, encoding="utf-8")
-    path = os.pathsep.join([str(tmp_path / "killer"), str(PROJECT_ROOT)])
-    new = run_files(lab.root)
-    fresh = lab.mirror
-    for at in STEPS[name]:
-        old = run_files(fresh) if fresh.exists() else {}
-        process = popen(lab.root, fresh, KILL_NAME=name, KILL_WHEN=when, KILL_AT=str(at), PYTHONPATH=path)
-        _, shown = process.communicate(timeout=TIMEOUT)
-        assert process.returncode == -signal.SIGKILL, (at, shown)
-        for file, content in run_files(fresh).items():
-            assert content in (old.get(file), new[file]), (at, file)
-        fresh = tmp_path / f"client/mirror-{at}"
-    lab.recovers()
-    sync(lab.root, tmp_path / f"client/mirror-{STEPS[name][0]}").expect(0)
-    assert run_files(tmp_path / f"client/mirror-{STEPS[name][0]}") == run_files(lab.root)
-    assert left_behind(tmp_path / f"client/mirror-{STEPS[name][0]}") == []
-
-
-def test_kill_within_a_long_append_leaves_whole_records(lab: Lab, tmp_path: Path) -> None:
-    (tmp_path / "killer").mkdir()
-    (tmp_path / "killer/sitecustomize.py").write_text(KILLER, encoding="utf-8")
-    path = os.pathsep.join([str(tmp_path / "killer"), str(PROJECT_ROOT)])
-    log = f"{PROJECT_RUN}/events.jsonl"
-    with (lab.root / log).open("ab") as stream:
-        stream.writelines(
-            b'{"step": %d, "text": "%s"}\n' % (number, b"x" * (number % 97)) for number in range(900)
-        )
-    whole = (lab.root / log).read_bytes()
-    lab.generate()
-    inode = (lab.mirror / log).stat().st_ino
-    held = [(lab.mirror / log).stat().st_size]
-    for at in (1, 2, 3, 5):
-        process = popen(
-            lab.root, lab.mirror, KILL_NAME="pwrite", KILL_WHEN="after", KILL_AT=str(at), PYTHONPATH=path
-        )
-        process.communicate(timeout=TIMEOUT)
-        assert process.returncode == -signal.SIGKILL
-        content = (lab.mirror / log).read_bytes()
-        assert whole.startswith(content)
-        assert content.endswith(b"\n")
-        held.append(len(content))
-    assert held == sorted(held)
-    assert held[0] < held[-1] < len(whole)
-    lab.generate()
-    lab.recovers()
-    assert (lab.mirror / log).stat().st_ino == inode
-
-
-# -- signals ---------------------------------------------------------------------------------
 
 
 @pytest.fixture

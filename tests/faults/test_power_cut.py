@@ -192,6 +192,23 @@ def test_power_fails_in_a_sync(world: World, name: str) -> None:
         client.cut(chance.randrange(client.end + 1), chance)
 
 
+class Spiteful(Unlucky):
+    """Of files lengths and times are kept, and no byte that no barrier has kept."""
+
+    def choice(self, seq: Any) -> Any:
+        return seq[-1] if isinstance(seq, list) else seq[0]
+
+
+@pytest.mark.timeout(LONGEST)
+@pytest.mark.parametrize("name", ["walk", "manifest", "journal"])
+def test_length_and_time_of_a_log_tell_nothing_that_is_not_on_disk(world: World, name: str) -> None:
+    client = Client(world, name)
+    ends = [number for number, op in enumerate(client.recording.ops, 1) if op.call == "utimensat"]
+    grown = [number for number in ends if is_log(client.recording.ops[number - 1].path)]
+    for moment in (grown[0], grown[-1]):
+        client.cut(moment, Spiteful())
+
+
 @pytest.mark.timeout(LONGEST)
 @pytest.mark.parametrize("name", ["first", "journal", "manifest"])
 def test_all_that_a_sync_has_done_is_kept_at_its_end(world: World, name: str) -> None:
