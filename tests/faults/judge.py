@@ -60,15 +60,26 @@ class Judge:
         faults = self.oracle.faults(mirror, deletes=deletes, force=deletes, undisturbed=undisturbed)
         if mirror in self._killed:
             allowed = (NOT_RECORDED, OTHER_INODE) if self.may_replace else (NOT_RECORDED,)
-            faults = [fault for fault in faults if not fault.endswith(allowed)]
+            faults = [fault for fault in faults if not (fault.endswith(allowed) or self._is_kept(fault))]
         if undisturbed:
             self._killed.discard(mirror)
         _require_none(mirror, faults)
 
-    def decide_complete(self, mirror: Path, *, deletes: bool = False) -> None:
-        """The same after an undisturbed sync of a root that stands still: the mirror is the root."""
+    def _is_kept(self, fault: str) -> bool:
+        """What a killed sync brought and could not record, and the server removed then, is kept, and told."""
+        _, path, what = fault.split(": ", 2)
+        return what.startswith("it is not as it was recorded") and not (self._root / path).exists()
+
+    def decide_complete(self, mirror: Path, *, deletes: bool = False, keeps: bool = False) -> None:
+        """The same after an undisturbed sync of a root that stands still: the mirror is the root.
+
+        Args:
+            mirror: the mirror.
+            deletes: whether its syncs have leave to delete.
+            keeps: whether it may hold files nevertheless that the root lacks.
+        """
         self.decide(mirror, deletes=deletes, undisturbed=True)
-        _require_none(mirror, self.oracle.complete(mirror, self._root, deletes=deletes))
+        _require_none(mirror, self.oracle.complete(mirror, self._root, deletes=deletes and not keeps))
         # What an interrupted download left of another version is there for some days.
         _require_none(mirror, [name for name in left_behind(mirror) if not name.endswith(".partial")])
 
