@@ -23,10 +23,10 @@ import random
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 CALLS = (
     "openat,open,write,pwrite64,lseek,ftruncate,fsync,fdatasync,syncfs,rename,renameat,renameat2"
@@ -332,7 +332,7 @@ def record(
     folder: Path,
     trace: Path,
     env: Mapping[str, str] | None = None,
-    drive: Callable[[IO[bytes], IO[bytes]], None] | None = None,
+    codes: Container[int] = (0,),
 ) -> Recording:
     """Run a command to its end, and record what it does below a folder.
 
@@ -341,7 +341,7 @@ def record(
         folder: the folder; it may be missing yet.
         trace: a file for the trace.
         env: the environment of the command.
-        drive: is given the standard input and output of the command, and tells it what to do.
+        codes: with which of these exit codes it has to end.
 
     Raises:
         RuntimeError: it failed.
@@ -353,16 +353,12 @@ def record(
     with subprocess.Popen(
         [tracer, *options, "-o", str(trace), *command],
         env=env,
-        stdin=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        if drive is not None:
-            drive(process.stdin, process.stdout)
         said, _ = process.communicate(timeout=LONGEST)
-    if process.returncode != 0:
+    if process.returncode not in codes:
         raise RuntimeError(f"exit code {process.returncode}: {said.decode(errors='replace')}")
     return Recording(before, [*_ops(trace, folder)])
 

@@ -129,8 +129,16 @@ class Nursery:
 # -- the process that has them for its children ----------------------------------------------
 
 
-class _Steps:
-    """Counts the steps of this process, and kills it at one of them."""
+class Steps:
+    """Counts the steps of this process, and kills it at one of them.
+
+    Args:
+        last: the step at which it is killed; None to live.
+        tells: whether their places are kept.
+
+    Attributes:
+        places: where each step was.
+    """
 
     def __init__(self, last: int | None, *, tells: bool) -> None:
         self._last = last
@@ -139,6 +147,7 @@ class _Steps:
         self.places: list[str] = []
 
     def watch(self) -> None:
+        """Count from now on."""
         for name in STEPS:
             setattr(os, name, self._counted(getattr(os, name), name))
         opens, real = self._counted(os.open, "open"), os.open
@@ -208,7 +217,7 @@ def _live(order: dict[str, Any], said: str, tell: int) -> int:
     for name, value in order["sets"].items():
         module, _, constant = name.partition(":")
         setattr(importlib.import_module(module), constant, value)
-    steps = _Steps(order["step"], tells=order["steps"])
+    steps = Steps(order["step"], tells=order["steps"])
     write = os.write
     if order["steps"] or order["step"] is not None:
         steps.watch()

@@ -23,6 +23,7 @@ import pytest
 
 from testbed.history import is_log
 from testbed.power import Disk, Kept, Recording, record
+from tests.faults.nursery import KILLED
 from tests.faults.process import environment
 from tests.faults.tally import Tried, count, scale, turns
 from tests.faults.test_kill_steps import AT_ONCE, DELETES, FEW, IN_STEPS, PARTIAL, SMALL_FRAMES, follow
@@ -33,10 +34,13 @@ SEED = int(os.environ.get("RUNICORN_POWER_SEED", "1"))
 LONGEST = scale(120, 1800)
 PROGRAM = """
 import importlib, json, sys
-sets, arguments = json.loads(sys.argv[1])
+sets, arguments, step = json.loads(sys.argv[1])
 for name, value in sets.items():
     module, _, constant = name.partition(":")
     setattr(importlib.import_module(module), constant, value)
+if step is not None:
+    from tests.faults.nursery import Steps
+    Steps(step, tells=False).watch()
 from runicorn.cli import main
 sys.exit(main(arguments))
 """
@@ -49,12 +53,16 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def recorded(
-    world: World, folder: Path, *arguments: object, sets: Mapping[str, Any] | None = None
+    world: World,
+    folder: Path,
+    *arguments: object,
+    sets: Mapping[str, Any] | None = None,
+    step: int | None = None,
 ) -> Recording:
-    """What a command of runicorn does below a folder, as a process of its own."""
-    order = json.dumps([dict(sets or {}), [*map(str, arguments)]])
+    """What a command of runicorn does below a folder, as a process of its own; killed at a step or not."""
+    order = json.dumps([dict(sets or {}), [*map(str, arguments)], step])
     command = [sys.executable, "-c", PROGRAM, order]
-    return record(command, folder, world.place / "trace", environment())
+    return record(command, folder, world.place / "trace", environment(), [0 if step is None else KILLED])
 
 
 def seeds(small: int, full: int) -> Iterator[random.Random]:
@@ -239,6 +247,27 @@ def cut_sync(world: World, scenario: Scenario, files: Mapping[str, Kept], mirror
     world.nursery.run("sync", world.root, mirror, *scenario.options, sets=AT_ONCE).expect(0)
     world.judge.decide_complete(mirror, deletes=scenario.deletes)
     return rows
+
+
+@pytest.mark.timeout(LONGEST)
+def test_what_a_killed_sync_left_is_on_disk_when_the_next_one_records_it(world: World) -> None:
+    mirror, other, sets = world.place / "mirror", world.place / "other", {FEW: 10**6}
+    options = ("--method", "manifest")
+    world.publish()
+    for each in (mirror, other):
+        world.nursery.run("sync", world.root, each, *options).expect(0)
+    world.change()
+    world.publish()
+    steps = world.nursery.run("sync", world.root, other, *options, sets=sets, steps=True).steps
+    last = max(number for number, place in enumerate(steps) if place.startswith("rename "))
+    killed = recorded(world, mirror, "sync", world.root, mirror, *options, sets=sets, step=last)
+    recording = killed.then(recorded(world, mirror, "sync", world.root, mirror, *options, sets=sets))
+    end = len(recording.ops)
+    files = recording.after(end).cut(Unlucky()).make(world.place / "worst")
+    rows = cut_sync(world, SCENARIOS["manifest"], files, world.place / "worst")
+    assert rows
+    assert rows.keys() == {path for path in files if not path.startswith(".")}
+    count(Tried.POWER_CUTS)
 
 
 # -- generators ------------------------------------------------------------------------------

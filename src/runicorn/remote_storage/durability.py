@@ -91,6 +91,8 @@ class Barrier:
         Raises:
             OSError: the disk refused.
         """
-        if _SYNCFS is not None and _SYNCFS(self._folder_fd) != 0:
+        if _SYNCFS is None:
+            os.sync()
+        elif _SYNCFS(self._folder_fd) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))

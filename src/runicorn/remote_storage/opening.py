@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from runicorn.errors import MirrorBusyError, MirrorError, RequestError, UsageError
 from runicorn.manifest.rules import escape
+from runicorn.remote_storage.durability import Barrier
 from runicorn.remote_storage.mirror import STAGING_FOLDER, STATE_FOLDER, Mirror
 from runicorn.remote_storage.options import SyncOptions
 from runicorn.remote_storage.state import MirrorState
@@ -69,6 +70,9 @@ def open_mirror(stack: contextlib.ExitStack, root: Path, options: SyncOptions) -
         database = _copy_of_state(database, scratch)
     else:
         stack.enter_context(_locked(root / STATE_FOLDER / _LOCK_FILE, options.lock_timeout))
+        if database.with_name(f"{_STATE_FILE}-wal").exists():
+            # A sync was killed. What it put in place is going to be recorded without another look at the disk.
+            Barrier(tree.fd).wait()
         tree.sweep_staging()
     return OpenMirror(tree, stack.enter_context(MirrorState(database)))
 
