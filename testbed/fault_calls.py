@@ -242,14 +242,21 @@ def site_of(frame: FrameType | None) -> str:
 def _is_passed_on(name: str) -> bool:
     if "/filelock/" in name:
         return True
-    return name.startswith(_LIBRARY) and name[len(_LIBRARY) :].partition(".")[0] in _PASSED_ON
+    module = name[len("<frozen ") : -1] if name.startswith("<frozen ") else name.removeprefix(_LIBRARY)
+    return module.partition(".")[0] in _PASSED_ON
 
 
 def _errors_of(name: str, args: tuple[Any, ...]) -> tuple[str, ...] | None:
-    """Closing fails only where something was written: a file system over a network tells it that late."""
-    if name != "close" or _is_written(args[0]):
-        return None
-    return ()
+    """What this very call can fail with, when that is not what others of its name can.
+
+    Closing fails only where something was written: a file system over a network tells it that late. A pipe
+    or a socket fails otherwise than a disk.
+    """
+    if name == "close":
+        return None if _is_written(args[0]) else ()
+    if name in ("read", "write") and not stat.S_ISREG(os.fstat(args[0]).st_mode):
+        return () if stat.S_ISFIFO(os.fstat(args[0]).st_mode) else ("ECONNRESET", SHORT)
+    return None
 
 
 def _is_written(fd: int) -> bool:

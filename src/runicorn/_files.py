@@ -119,6 +119,13 @@ def scratch_file(folder: Path, mode: int = 0o600) -> BinaryIO:
                 os.unlink(temp)
 
 
+def close_scratch(stream: BinaryIO | None) -> None:
+    """Give a scratch file back. What a full disk refused is tried again by closing, and wanted by nobody."""
+    if stream is not None:
+        with suppress(OSError):
+            stream.close()
+
+
 def sweep_temps(folder: Path, names: Iterable[str | re.Pattern[str]]) -> list[str]:
     """Remove what killed processes left of the functions above in a folder.
 

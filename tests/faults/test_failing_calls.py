@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from runicorn.errors import DiskFullError, RequestError
+from runicorn.errors import DiskFullError, PublishError, RequestError
 from runicorn.manifest import ManifestGenerator
+from runicorn.manifest.journal_store import JournalStore
 from runicorn.manifest.own_files import open_own
+from runicorn.manifest.publish import Body
 from runicorn.remote_storage.folders import Folders, SpelledOtherwise
 from runicorn.remote_storage.mirror import Mirror
 from runicorn.remote_storage.staging import stage_file
@@ -129,3 +131,52 @@ def test_folder_that_could_not_be_listed_is_not_taken_for_an_empty_one(tmp_path:
     with pytest.raises(SpelledOtherwise):
         folders.require_own("", "name")
     os.close(fd)
+
+
+def test_own_file_that_a_generation_cannot_look_at_is_told(tmp_path: Path) -> None:
+    """Among them the scan state and the epoch that it has just written."""
+    make_run(tmp_path / "whole")
+    with FaultyCalls() as calls:
+        ManifestGenerator(tmp_path / "whole").generate()
+    looks = [nth for nth, call in enumerate(calls.seen, 1) if "own_files.py" in call.site]
+    told = []
+    for nth in (nth for nth in looks if "EIO" in calls.seen[nth - 1].errors):
+        make_run(tmp_path / str(nth))
+        with nothing_leaks(), FaultyCalls(nth):
+            try:
+                ManifestGenerator(tmp_path / str(nth)).generate()
+            except PublishError as error:
+                told.append(str(error))
+    assert len(told) >= 2
+    assert all("Input/output error" in text for text in told), told
+
+
+def test_journal_file_that_cannot_be_closed_is_not_closed_again(tmp_path: Path) -> None:
+    """Its number may be that of another file by then."""
+    make_run(tmp_path)
+    ManifestGenerator(tmp_path).generate()
+    store = JournalStore(tmp_path / ".runicorn")
+    store.open()
+    calls = FaultyCalls(1)
+    with calls, pytest.raises(OSError, match="Input/output"):
+        store.close()
+    assert [call.name for call in calls.failed] == ["close"]
+    other = os.open(tmp_path, os.O_RDONLY)
+    store.close()
+    os.close(other)
+
+
+def test_scratch_files_of_a_manifest_are_given_back_although_the_disk_is_full(tmp_path: Path) -> None:
+    body = Body(tmp_path / "state", lambda _: True)
+    with (
+        nothing_leaks(),
+        FaultyCalls(2, "ENOSPC", forever=True) as calls,
+        pytest.raises(OSError, match="No space left"),
+    ):
+        body.start()
+    assert {call.name for call in calls.failed} == {"open"}
+    with nothing_leaks():
+        body.start()
+        body.end()
+        with FaultyCalls(1, "ENOSPC", forever=True):
+            body.close()

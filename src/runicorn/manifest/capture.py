@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runicorn._files import scratch_file
+from runicorn._files import close_scratch, scratch_file
 from runicorn.journal.frames import Place
 from runicorn.journal.sections import encode_change
 from runicorn.manifest.frame_writer import FrameWriter, RunFields, Section, is_full, removals
@@ -74,8 +74,7 @@ class Capture:
 
     def close(self) -> None:
         """Give the file back."""
-        if self._stream is not None:
-            self._stream.close()
+        close_scratch(self._stream)
 
 
 class Part:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from runicorn._files import scratch_file
+from runicorn._files import close_scratch, scratch_file
 
 _CHUNK = 8 * 1024**2
 """Bytes of records that are sorted at once."""
@@ -55,8 +55,7 @@ class _Spill:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._stream is not None:
-            self._stream.close()
+        close_scratch(self._stream)
 
     @property
     def count(self) -> int:

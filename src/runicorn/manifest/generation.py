@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from runicorn._version import __version__
+from runicorn.errors import PublishError
 from runicorn.manifest.identity import identity_after, identity_without_state
 from runicorn.manifest.journal_writer import JournalWriter, Outcome
 from runicorn.manifest.model import Header, Identity, ManifestType, Run
@@ -111,10 +112,18 @@ def publish(order: Order, runs: list[Run] | None) -> tuple[Header, str]:
             _log.info("no scan state (%s): everything is read", error)
             if runs is not None:
                 runs.clear()
-            header = _Generation(order._replace(still=False), journal, runs, None).run()
+            header = _without_state(order._replace(still=False), journal, runs)
         return header, journal.trouble
     finally:
         journal.close()
+
+
+def _without_state(order: Order, journal: JournalWriter, runs: list[Run] | None) -> Header:
+    """A generation that reads everything; what it has written itself it has to be able to read."""
+    try:
+        return _Generation(order, journal, runs, None).run()
+    except StateLost as error:
+        raise PublishError(f"cannot read the scan state that was just written: {error}") from error
 
 
 def full_header(order: Order, looked_at: float, problems: Problems, identity: Identity) -> Header:

@@ -104,9 +104,9 @@ class JournalStore:
 
     def close(self) -> None:
         """Close the epoch's file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1  # closed it is, whatever the system says
+        if fd >= 0:
+            os.close(fd)
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -371,7 +371,8 @@ class JournalStore:
 
     def enter(self, state: State) -> None:
         """Go on with an epoch."""
-        self._open_epoch(state.end.epoch)
+        self.close()
+        self._fd = open_own(self.folder / file_name(state.end.epoch), os.O_RDWR)
         self.state = state
 
     def put_head(self, head: Head) -> None:

@@ -110,9 +110,8 @@ class JournalWriter:
 
     def close(self) -> None:
         """Give files back."""
+        self._end_capture()
         self._store.close()
-        if self._capture is not None:
-            self._capture.close()
 
     def open(self) -> None:
         """Make whole what the last generator may have left."""

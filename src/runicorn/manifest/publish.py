@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from runicorn._files import replace_file, scratch_file
+from runicorn._files import close_scratch, replace_file, scratch_file
 from runicorn.errors import DamagedError, UnsafeError
 from runicorn.manifest.codec import RUNS_LINE, encode_header
 from runicorn.manifest.model import Header, Identity, ManifestType
@@ -122,7 +123,12 @@ class Body:
         """Write from now on, beginning with what was kept so far."""
         if self._streams is None:
             folder = self._state_path.parent
-            self._streams = _Streams(scratch_file(folder), scratch_file(folder), _packer())
+            plain = scratch_file(folder)
+            try:
+                self._streams = _Streams(plain, scratch_file(folder), _packer())
+            except OSError:
+                close_scratch(plain)
+                raise
             for state in kept_runs(self._state_path, self._kept):
                 self._write(state)
 
@@ -178,7 +184,7 @@ class Body:
     def close(self) -> None:
         """Give the scratch files back."""
         for stream in self._streams[:2] if self._streams else ():
-            stream.close()
+            close_scratch(stream)
 
 
 def stored_header(path: Path) -> Header | None:
@@ -262,17 +268,17 @@ def _same_body(
         header = stored_header(each)
         if header is None or header.identity not in identities:
             return None
-    plain = path.open("rb")
-    packed = gz_path(path).open("rb")
-    if (
-        _after_header(plain)
-        and _holds(plain, expected)
-        and _after_member(packed)
-        and _holds_packed(packed, expected)
-    ):
-        return plain, packed
-    plain.close()
-    packed.close()
+    with ExitStack() as stack:
+        plain = stack.enter_context(path.open("rb"))
+        packed = stack.enter_context(gz_path(path).open("rb"))
+        if (
+            _after_header(plain)
+            and _holds(plain, expected)
+            and _after_member(packed)
+            and _holds_packed(packed, expected)
+        ):
+            stack.pop_all()
+            return plain, packed
     return None
 
 

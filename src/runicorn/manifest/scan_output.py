@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from runicorn._files import fsync_folder, new_file, scratch_file
+from runicorn._files import close_scratch, fsync_folder, new_file, scratch_file
 from runicorn.manifest.model import Identity
 from runicorn.manifest.own_files import require_own
 from runicorn.manifest.scan_delta import append_record, drop_delta, has_delta
@@ -123,8 +123,7 @@ class StateOutput:
 
     def close(self) -> None:
         """Give the scratch file back."""
-        if self._stream is not None:
-            self._stream.close()
+        close_scratch(self._stream)
 
 
 class DeltaOutput:
