@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runicorn.errors import DiskFullError, PublishError, RequestError
+from runicorn.errors import ConnectError, DiskFullError, PublishError, RequestError
 from runicorn.manifest import ManifestGenerator
 from runicorn.manifest.journal_store import JournalStore
 from runicorn.manifest.own_files import open_own
@@ -18,7 +18,10 @@ from runicorn.remote_storage.folders import Folders, SpelledOtherwise
 from runicorn.remote_storage.mirror import Mirror
 from runicorn.remote_storage.staging import stage_file
 from runicorn.remote_storage.transport import Answer, Job, LocalTransport, Open
+from runicorn.remote_storage.transport.ssh import SshTarget, connect_ssh
 from testbed.fault_calls import Call, FaultyCalls
+from testbed.processes import descendants
+from testbed.sshd import find_sftp_server
 from tests.faults.scene import nothing_leaks
 from tests.manifest.helpers import make_run, write
 
@@ -180,3 +183,22 @@ def test_scratch_files_of_a_manifest_are_given_back_although_the_disk_is_full(tm
         body.end()
         with FaultyCalls(1, "ENOSPC", forever=True):
             body.close()
+
+
+@pytest.mark.parametrize(("name", "which"), [("dup", 0), ("dup", 1), ("pipe", 0)])
+def test_ssh_that_cannot_be_talked_to_is_ended_and_told(tmp_path: Path, name: str, which: int) -> None:
+    program = tmp_path / "no-ssh"
+    program.write_text(f"#!/bin/sh\nexec {find_sftp_server()}\n", encoding="utf-8")
+    program.chmod(0o755)
+    target = SshTarget("host", command=(str(program),))
+    with FaultyCalls() as calls:
+        connect_ssh(target).close()
+    nth = [nth for nth, call in enumerate(calls.seen, 1) if call.name == name][which]
+    before = descendants(os.getpid())
+    with (
+        nothing_leaks(),
+        FaultyCalls(nth, "EMFILE"),
+        pytest.raises(ConnectError, match="Too many open files"),
+    ):
+        connect_ssh(target)
+    assert descendants(os.getpid()) == before

@@ -61,6 +61,9 @@ class FdChannel:
 
     It owns the descriptors, makes them non-blocking and closes them. Only `close` may be called by a
     second thread.
+
+    Raises:
+        OSError: there are too many open files; the descriptors are closed.
     """
 
     def __init__(self, read_fd: int, write_fd: int, *, diagnose: Callable[[], str] | None = None) -> None:
@@ -72,7 +75,12 @@ class FdChannel:
             os.set_blocking(fd, False)
         # A descriptor that is closed while a thread waits for it may be another file's the next moment.
         self._in_use = threading.RLock()
-        self._woken_fd, self._wake_fd = os.pipe()
+        try:
+            self._woken_fd, self._wake_fd = os.pipe()
+        except OSError:
+            for fd in {read_fd, write_fd}:
+                os.close(fd)
+            raise
         self._readable = select.poll()
         self._readable.register(read_fd, select.POLLIN)
         self._either = select.poll()

@@ -37,6 +37,7 @@ _NAME: Final = re.compile(r"[^\s\x00-\x1f\x7f-][^\s\x00-\x1f\x7f]*")
 _NOISE: Final = re.compile(r"debug\d:|Warning: Permanently added|@@@|channel \d+: open failed|\*\* ")
 _LOGIN_DENIED: Final = "Permission denied ("
 """The ways to log in follow; what the system denies, such as a key file or a connection, has no bracket."""
+_NO_HANDLES: Final = "see `ulimit -n`, and what else this program has open"
 _HINTS: Final = (
     ("subsystem request failed", "the server must offer the sftp subsystem"),
     (_LOGIN_DENIED, "check the user name, and the key with `ssh-add -l`"),
@@ -152,6 +153,7 @@ class SshConnection:
 
         Raises:
             LoginError: the program cannot be started.
+            ConnectError: it is started, and cannot be talked to.
         """
         if self._process is not None:
             return self
@@ -180,13 +182,28 @@ class SshConnection:
         self._process = process
         assert process.stdin is not None  # noqa: S101 - both are pipes
         assert process.stdout is not None  # noqa: S101
-        self._channel = _SshChannel(self, process.stdout, process.stdin)
+        try:
+            self._channel = _SshChannel(self, process.stdout, process.stdin)
+        except OSError as error:
+            self._abandon(process)
+            program = printable(self._argv[0])
+            raise ConnectError(f"cannot connect by {program}: {error.strerror}", hint=_NO_HANDLES) from error
         if process.stderr is not None:
             self._reader = threading.Thread(
                 target=self._read_stderr, args=(process.stderr,), name="runicorn-ssh-stderr", daemon=True
             )
             self._reader.start()
         return self
+
+    def _abandon(self, process: subprocess.Popen[bytes]) -> None:
+        """End an ssh that nobody talks to."""
+        self._process = None
+        process.kill()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+        process.wait()
+        self._stop_sharing()
 
     def engine(self) -> SftpEngine:
         """The engine, as soon as the server has greeted; closing it ends ssh.
@@ -331,7 +348,12 @@ class _SshChannel(FdChannel):
 
     def __init__(self, connection: SshConnection, stdout: IO[bytes], stdin: IO[bytes]) -> None:
         # The descriptors are the channel's from here on, not of objects that close them once more.
-        fds = [os.dup(stdout.fileno()), os.dup(stdin.fileno())]
+        fds = [os.dup(stdout.fileno())]
+        try:
+            fds.append(os.dup(stdin.fileno()))
+        except OSError:
+            os.close(fds[0])
+            raise
         stdout.close()
         stdin.close()
         for fd in fds:
