@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from runicorn.errors import RunicornError
+from runicorn.errors import ConnectError, RunicornError
 from runicorn.manifest import ManifestGenerator
 from runicorn.remote_storage import SyncOptions, SyncReport, synchronize
-from runicorn.remote_storage.transport import LocalTransport
+from runicorn.remote_storage.transport import FdChannel, LocalTransport, SftpEngine
 from runicorn.remote_storage.transport.base import Transport
+from testbed.fault_sftp import FaultServer
 from tests.faults.process import run_files
 from tests.manifest.helpers import append, make_run, replace
 
@@ -183,6 +184,7 @@ class Scene:
         new: the files after it.
         mirror_before: the mirror before the change.
         artefacts_before: what the generator had made before it.
+        artefacts_changed: what it made of it.
         root_before: the files of the root before it.
         root_changed: the files of the root after it.
     """
@@ -193,6 +195,7 @@ class Scene:
     new: dict[str, bytes] = field(default_factory=dict)
     mirror_before: Frozen = field(init=False)
     artefacts_before: Frozen = field(init=False)
+    artefacts_changed: Frozen = field(init=False)
     root_before: Frozen = field(init=False)
     root_changed: Frozen = field(init=False)
 
@@ -214,6 +217,8 @@ class Scene:
         scene.change()
         scene.root_changed = Frozen(scene.root, place / "kept/changed", ARTEFACTS)
         scene.generate()
+        if published:
+            scene.artefacts_changed = Frozen(scene.root / ARTEFACTS, place / "kept/artefacts-changed")
         return scene
 
     @property
@@ -256,6 +261,21 @@ class Scene:
             return Outcome(None, without_frames(error))
         finally:
             own.close()
+
+    def sync_from(self, server: FaultServer, timeout: float, **options: Any) -> Outcome:
+        """One sync from a server of the testbed, in this process.
+
+        Args:
+            server: it serves the whole machine.
+            timeout: seconds that it may be silent.
+        """
+        try:
+            engine = SftpEngine(FdChannel(*server.connect()), timeout=timeout)
+        except RunicornError as error:
+            return Outcome(None, without_frames(error))
+        except OSError as error:  # whoever connects tells what that means: see `transport.ssh`
+            return Outcome(None, ConnectError(str(error)))
+        return self.sync(engine, **options)
 
     # -- the laws --------------------------------------------------------------------------
 
@@ -322,6 +342,17 @@ class Scene:
             assert not row["gone"], path
             assert (row["size"], row["inode"]) == (status.st_size, status.st_ino), path
             assert row["hashes"] == _hashes(path, content), path
+
+
+def sync_undisturbed(scene: Scene) -> None:
+    """A mirror that was never complete may delete only from the next sync on (law 4)."""
+    for _ in range(2):
+        with nothing_leaks():
+            again = scene.sync(method="auto", delete=True)
+        if again.report is None or not again.report.gone_count:
+            break
+        assert "the next sync may delete" in again.report.kept_reason, again
+    assert again.is_whole, again
 
 
 def temporary_names(place: Path) -> list[str]:

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from runicorn.errors import DamagedError, ProtocolError, StallError, TransportError, UnsafeError
+from runicorn.errors import DamagedError, ProtocolError, StallError, UnsafeError
 from runicorn.remote_storage import SyncOptions, SyncReport, synchronize, transfer, walk
 from runicorn.remote_storage.transport import FdChannel, SftpEngine
 from testbed.fault_sftp import (
     NAME,
     READDIR,
-    CutError,
     DripForever,
     Fault,
     FaultServer,
@@ -93,40 +92,7 @@ def quickly(lab: Lab, *faults: Fault, method: str = "auto", timeout: float = 20.
         assert left_behind(lab.mirror) == []
 
 
-# -- every request -------------------------------------------------------------------------
-
-
-class CutAt(Fault):
-    """The connection ends at the n-th request, in the place of an answer."""
-
-    def __init__(self, nth: int) -> None:
-        self.nth = nth
-        self.seen = 0
-
-    def reply(self, _request: Request, packets: list[bytes]) -> list[bytes]:
-        self.seen += 1
-        if self.seen >= self.nth:
-            raise CutError
-        return packets
-
-
-@pytest.mark.parametrize("method", ["manifest", "walk"])
-def test_connection_cut_at_every_request_loses_nothing(built: Lab, tmp_path: Path, method: str) -> None:
-    counter = CutAt(10**9)
-    quickly(built.moved(tmp_path / "whole"), counter, method=method)
-    assert counter.seen > 15
-    for nth in range(2, counter.seen + 1, 1 if method == "manifest" else 3):
-        lab = built.moved(tmp_path / str(nth))
-        try:
-            quickly(lab, CutAt(nth), method=method)
-        except TransportError:
-            pass
-        else:
-            # Only answers that nobody waits for, to the last closes, may be missing.
-            assert nth > counter.seen - 8
-        report = quickly(lab, method=method)
-        assert report.failed_count == 0
-        assert run_files(lab.mirror) == run_files(lab.root)
+# -- connections that end or go silent -----------------------------------------------------
 
 
 def test_first_sync_cut_at_many_bytes_goes_on_where_it_stopped(lab: Lab) -> None:

@@ -14,13 +14,12 @@ from typing import NamedTuple
 
 import pytest
 
-from runicorn.errors import DiskFullError, MirrorError, PublishError
+from runicorn.errors import DiskFullError, PublishError
 from runicorn.manifest import ManifestGenerator, read_manifest, session
 from runicorn.manifest.generation import Hooks
 from runicorn.manifest.scan_limit import LimitLost
 from runicorn.manifest.standing import Standing
 from runicorn.remote_storage import fetch, transfer
-from runicorn.remote_storage.transport import FdChannel, SftpEngine
 from testbed.fault_calls import SHORT, Call, FaultyCalls
 from testbed.fault_sftp import FaultServer
 from tests.faults.scene import (
@@ -31,6 +30,7 @@ from tests.faults.scene import (
     Scene,
     nothing_leaks,
     scenes_folder,
+    sync_undisturbed,
     temporary_names,
     without_frames,
 )
@@ -152,12 +152,7 @@ class Client:
         if not self.over_sftp:
             return self.scene.sync(method=self.method, delete=True)
         with FaultServer(Path("/")) as server:
-            try:
-                channel = FdChannel(*server.connect())
-            except OSError as error:  # whoever connects tells what that means
-                return Outcome(None, MirrorError(str(error)))
-            engine = SftpEngine(channel, timeout=TIMEOUT)
-            return self.scene.sync(engine, method=self.method, delete=True)
+            return self.scene.sync_from(server, TIMEOUT, method=self.method, delete=True)
 
     def count(self) -> list[Call]:
         """The calls of an undisturbed sync."""
@@ -193,17 +188,6 @@ class Client:
         assert case.error != SHORT, error
         if case.error in NO_ROOM and not any(call.is_of_the_source for call in calls.failed):
             assert isinstance(error, DiskFullError), repr(error)
-
-
-def sync_undisturbed(scene: Scene) -> None:
-    """A mirror that was never complete may delete only from the next sync on (law 4)."""
-    for _ in range(2):
-        with nothing_leaks():
-            again = scene.sync(method="auto", delete=True)
-        if again.report is None or not again.report.gone_count:
-            break
-        assert "the next sync may delete" in again.report.kept_reason, again
-    assert again.is_whole, again
 
 
 # -- the generator -------------------------------------------------------------------------
@@ -322,7 +306,7 @@ def try_all(cases: list[Case], try_one: Callable[[Case], bool], what: Tried) -> 
         count(what, int(reached))
 
 
-@pytest.mark.timeout(scale(60, 1800))
+@pytest.mark.timeout(scale(120, 1800))
 @pytest.mark.parametrize("kind", ["first", "changed", "compact", "step"])
 def test_any_call_of_a_generation_may_fail(place: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # However quick this machine is: either all files are read again, or those that changed.
@@ -331,7 +315,7 @@ def test_any_call_of_a_generation_may_fail(place: Path, kind: str, monkeypatch: 
     try_all(cases_of(generation.count()), generation.try_one, Tried.FAULTED_GENERATIONS)
 
 
-@pytest.mark.timeout(scale(60, 1800))
+@pytest.mark.timeout(scale(120, 1800))
 @pytest.mark.parametrize("behind", [False, True], ids=["first", "changed"])
 @pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
 def test_any_call_of_a_sync_may_fail(place: Path, method: str, behind: bool) -> None:
@@ -339,14 +323,14 @@ def test_any_call_of_a_sync_may_fail(place: Path, method: str, behind: bool) -> 
     try_all(cases_of(client.count()), client.try_one, Tried.FAULTED_SYNCS)
 
 
-@pytest.mark.timeout(scale(60, 1800))
+@pytest.mark.timeout(scale(120, 1800))
 def test_any_call_of_a_sync_that_goes_on_with_a_download_may_fail(place: Path) -> None:
     client = Client(Scene.build(place), "manifest", behind=True)
     client.interrupt()
     try_all(cases_of(client.count()), client.try_one, Tried.FAULTED_SYNCS)
 
 
-@pytest.mark.timeout(scale(60, 1800))
+@pytest.mark.timeout(scale(120, 1800))
 def test_any_call_of_a_sync_over_sftp_may_fail(place: Path) -> None:
     client = Client(Scene.build(place), "manifest", behind=True, over_sftp=True)
     try_all(cases_of(client.count()), client.try_one, Tried.FAULTED_SYNCS)
