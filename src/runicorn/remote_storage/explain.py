@@ -9,6 +9,7 @@ from typing import Any
 
 from runicorn.errors import UsageError
 from runicorn.manifest import rules
+from runicorn.remote_storage.folders import statuses
 from runicorn.remote_storage.known import Known
 from runicorn.remote_storage.mirror_view import MirrorView
 from runicorn.remote_storage.problems import problem_at
@@ -158,7 +159,11 @@ def _known(view: MirrorView, path: str, known: Known, details: dict[str, Any]) -
 
 def _on_disk(view: MirrorView, path: str, known: Known) -> tuple[str, str]:
     try:
-        status = os.stat(view.root / path, follow_symlinks=False)
+        root_fd = os.open(view.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            *_, (_, status) = statuses(root_fd, path)
+        finally:
+            os.close(root_fd)
     except OSError:
         return (
             MISSING_HERE,

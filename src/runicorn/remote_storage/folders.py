@@ -11,7 +11,7 @@ import errno
 import os
 import resource
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from runicorn.remote_storage.collisions import folded
 
@@ -135,6 +135,33 @@ class Folders:
         self._listed.clear()
         while self._open:
             os.close(self._open.popitem()[1])
+
+
+def statuses(root_fd: int, path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """What the system says of each part of a path and of the file at its end, folder by folder: as a whole it
+    may be longer than the system takes.
+
+    Args:
+        root_fd: the open root.
+        path: relative to it; no link in it is followed.
+
+    Yields:
+        The path so far, and its status.
+
+    Raises:
+        OSError: a part does not exist, or is no folder.
+    """
+    parts, fd = path.split("/"), root_fd
+    try:
+        for number, name in enumerate(parts, 1):
+            yield "/".join(parts[:number]), os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if number < len(parts):
+                above, fd = fd, os.open(name, FOLDER_FLAGS, dir_fd=fd)
+                if above != root_fd:
+                    os.close(above)
+    finally:
+        if fd != root_fd:
+            os.close(fd)
 
 
 def _most_open() -> int:

@@ -12,6 +12,9 @@ from pathlib import Path
 from runicorn.errors import DiskFullError, MirrorError
 from runicorn.remote_storage.state_rows import COLUMNS, SCHEMA, SCHEMA_VERSION
 
+_LONGEST = 500
+"""Bytes of a path that every SQLite takes, names beside the database included."""
+
 _INDEX = 64 * 1024
 """Bytes that the index of SQLite's log takes at most when it is made."""
 
@@ -65,6 +68,12 @@ def mapped(error: sqlite3.Error, path: Path) -> MirrorError:
     """What trouble with a database means for a sync."""
     if "full" in str(error) or ("disk I/O" in str(error) and _has_no_room(path)):
         return DiskFullError(f"cannot write {path}: {error}")
+    length = len(os.fsencode(path.absolute()))
+    if "unable to open" in str(error) and length > _LONGEST:
+        return MirrorError(
+            f"the path of the mirror is too long for SQLite: {path} has {length} bytes",
+            hint=f"use a mirror whose path is shorter; all is well up to {_LONGEST - 20} bytes",
+        )
     return MirrorError(f"cannot use {path}: {error}")
 
 

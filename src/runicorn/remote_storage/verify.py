@@ -7,7 +7,6 @@ A sync may be at work meanwhile: what seems to differ is looked at again by the 
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from runicorn.manifest import rules
 from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher
+from runicorn.remote_storage.folders import statuses
 from runicorn.remote_storage.known import Known
 from runicorn.remote_storage.mirror import Mirror
 from runicorn.remote_storage.mirror_view import MirrorView
@@ -193,12 +193,12 @@ def compare(tree: Mirror, folder: str, inner: str, known: Known, checked: Checke
     path = f"{folder}/{inner}"
     try:
         size = tree.signature(path).size
-        kind, detail = _place(tree.root, path)
+        kind, detail = _place(tree.fd, path)
         if kind:
             return Difference(folder, inner, kind, detail)
         hashes = list(_hashes(tree, path, known.local.size, inner in rules.LOG_PRIORITIES, checked))
     except OSError as error:
-        kind, detail = _place(tree.root, path)
+        kind, detail = _place(tree.fd, path)
         return Difference(folder, inner, kind or UNREADABLE, detail or str(error.strerror))
     intact = _intact(hashes, known, size, inner in rules.LOG_PRIORITIES)
     if size < known.local.size:
@@ -234,21 +234,17 @@ def _intact(hashes: list[bytes], known: Known, size: int, is_log: bool) -> int:
     return min(same * BLOCK_SIZE, size, known.local.size)
 
 
-def _place(root: Path, path: str) -> tuple[str, str]:
+def _place(root_fd: int, path: str) -> tuple[str, str]:
     """What keeps a path from being a regular file of the mirror; empty when nothing does."""
-    parts = path.split("/")
-    for count in range(1, len(parts) + 1):
-        place = "/".join(parts[:count])
-        try:
-            mode = os.lstat(root / place).st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            return MISSING, "it is not there"
-        except OSError as error:
-            return UNREADABLE, str(error.strerror)
-        if stat.S_ISLNK(mode):
-            return LINK, "a link lies in its place" if count == len(
-                parts
-            ) else f"{rules.escape(place)} is a link"
-        if count == len(parts) and not stat.S_ISREG(mode):
-            return NOT_A_FILE, "no regular file lies in its place"
+    try:
+        for place, status in statuses(root_fd, path):
+            if stat.S_ISLNK(status.st_mode):
+                is_file = place == path
+                return LINK, "a link lies in its place" if is_file else f"{rules.escape(place)} is a link"
+            if place == path and not stat.S_ISREG(status.st_mode):
+                return NOT_A_FILE, "no regular file lies in its place"
+    except (FileNotFoundError, NotADirectoryError):
+        return MISSING, "it is not there"
+    except OSError as error:
+        return UNREADABLE, str(error.strerror)
     return "", ""

@@ -7,6 +7,7 @@ belongs, so that both ways give the same listing (but for digests, which only th
 from __future__ import annotations
 
 import math
+import os
 import stat
 import time
 from collections.abc import Callable, Iterable
@@ -43,6 +44,10 @@ YOUNG = 2.0
 
 YOUNG_TREE = 86400.0
 """Seconds after which a tree without changes is taken for settled, if both clocks roughly agree."""
+
+_LONGEST_FOLDER = 4096 - 1 - 1 - 255
+"""Bytes of a folder's path on the server up to which sftp-server names all that is in it. It leaves out, and
+says nothing, what has a longer path than the system takes."""
 
 _NO_SUCH_FILE = 2
 _READS_AT_ONCE = 2
@@ -138,6 +143,8 @@ class Walker:
         if not names and self._lists_itself:
             # OpenSSH leaves out what it may not look at, `.` among it: the folder only looks empty.
             self._hidden(folder)
+        if len(os.fsencode(f"{self._root}/{folder}")) > _LONGEST_FOLDER:
+            self._problems.append((rules.escape(folder), ProblemKind.TOO_DEEP))
         listed[folder] = [entry for entry in names.values() if self._has_kind(folder, entry)]
 
     def _count(self, batch: tuple[DirectoryEntry, ...]) -> None:
