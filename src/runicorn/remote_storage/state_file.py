@@ -12,6 +12,14 @@ from pathlib import Path
 from runicorn.errors import DiskFullError, MirrorError
 from runicorn.remote_storage.state_rows import COLUMNS, SCHEMA, SCHEMA_VERSION
 
+_TABLES = (
+    (f"folder, inner, {COLUMNS}", "files"),
+    ("key, value", "meta"),
+    ("priority, age, folder, inner, run, taken", "wanted"),
+    ("number, started, report", "syncs"),
+)
+"""What has to be there, by the columns that are used."""
+
 _LONGEST = 500
 """Bytes of a path that every SQLite takes, names beside the database included."""
 
@@ -34,7 +42,8 @@ def open_database(path: Path) -> sqlite3.Connection:
             database.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
             version = SCHEMA_VERSION
         _require_version(version)
-        database.execute(f"SELECT folder, inner, {COLUMNS} FROM files LIMIT 1").fetchone()  # noqa: S608
+        for columns, table in _TABLES:
+            database.execute(f"SELECT {columns} FROM {table} LIMIT 1").fetchone()  # noqa: S608 - constant text
     except BaseException:
         database.close()
         raise
