@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from runicorn.journal.head import decode_head
+from runicorn.manifest import ManifestGenerator
 from tests.faults.odd import Commands, odd_names
-from tests.faults.process import generate, left_behind, run_files
+from tests.faults.process import COMMAND, TIMEOUT, environment, generate, left_behind, run_files
 from tests.faults.tally import Tried, count, scale
 from tests.manifest.helpers import PATH_RUN, PROJECT_RUN, append, make_run, replace
 
@@ -227,19 +230,60 @@ def test_other_disk_within_the_mirror_is_named_and_nothing_is_half_there(
 
 
 @needs_mount
-def test_read_only_root_is_published_elsewhere_and_found_by_walking(
+def test_read_only_root_refuses_and_is_found_by_walking_or_is_published_through_a_link(
     commands: Commands, small: Path, tmp_path: Path
 ) -> None:
-    root, mirror = small / "root", tmp_path / "mirror"
+    root, away, mirror = small / "root", tmp_path / "away", tmp_path / "mirror"
     make_run(root, PROJECT_RUN, "running", summary="{}")
     _mount("-o", "remount,ro", small)
-    commands.run("generate-manifest", "--root", root).refused(1, "Read-only file system")
-    commands.run("generate-manifest", "--root", root, "--output", tmp_path / "out.json").refused(
-        1, "Read-only file system"
-    )
-    done = commands.run("sync", root, mirror).expect(0)
-    assert "(walk," in done.out
+    for options in ((), ("--watch",), ("--output", tmp_path / "out.json")):
+        commands.run("generate-manifest", "--root", root, *options).refused(1, "Read-only file system")
+    ManifestGenerator(root, output_dir=away).generate()
+    assert "(walk," in commands.run("sync", root, mirror).expect(0).out
     assert run_files(mirror) == run_files(root)
+    _mount("-o", "remount,rw", small)
+    (root / ".runicorn").symlink_to(away)
+    _mount("-o", "remount,ro", small)
+    commands.run("generate-manifest", "--root", root).expect(0)
+    for method in METHODS:
+        place = tmp_path / method
+        commands.run("sync", root, place, "--method", method).expect(0)
+        assert run_files(place) == run_files(mirror)
+    away.rename(tmp_path / "gone")
+    commands.run("generate-manifest", "--root", root).refused(1, "cannot make the folder")
+    commands.run("status", "--root", root).refused(1, "nothing is published")
+    commands.run("sync", root, tmp_path / "journal").expect(0)
+
+
+@needs_mount
+def test_read_only_root_is_watched_through_a_link(small: Path, tmp_path: Path) -> None:
+    root, away = small / "root", tmp_path / "away"
+    log = make_run(root, PROJECT_RUN, "running") / "events.jsonl"
+    away.mkdir()
+    (root / ".runicorn").symlink_to(away)
+    with disk(tmp_path / "view", 4096) as view:
+        _mount("--bind", small, view)
+        _mount("-o", "remount,bind,ro", view)
+        try:
+            arguments = ("generate-manifest", "--watch", "--interval", "1", "--root", view / "root")
+            with subprocess.Popen([*COMMAND, *map(str, arguments)], env=environment(), stdout=-1) as watch:
+                try:
+                    assert watch.stdout is not None
+                    assert watch.stdout.readline().startswith(b"watching ")
+                    append(log, b'{"step": 2}\n')
+                    _wait_for_revision(away, 2)
+                finally:
+                    watch.terminate()
+                    assert watch.wait(TIMEOUT) == 0
+        finally:
+            subprocess.run(["umount", "--lazy", str(view)], check=True)
+
+
+def _wait_for_revision(folder: Path, revision: int) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while decode_head((folder / "journal/HEAD").read_bytes()).identity.revision < revision:
+        assert time.monotonic() < deadline, "the change was not published"
+        time.sleep(0.05)
 
 
 # -- names that look the same --------------------------------------------------------------------
