@@ -117,7 +117,7 @@ def test_disk_that_is_full_at_any_page_loses_nothing_and_the_log_grows_on(
     commands.run("sync", root, mirror).expect(0)
     inode, refused = (mirror / EVENTS).stat().st_ino, 0
     again = method if method != "journal" else "auto"  # a log that grew by a part only asks for a listing
-    for left in range(0, scale(30, 60), scale(5, 1)):
+    for left in range(0, scale(28, 60), scale(8, 1)):
         old = run_files(mirror)
         replace(root / PROJECT_RUN / "summary.json", f'{{"best": {left}}}' + " " * 3 * PAGE)
         replace(root / PROJECT_RUN / f"media/{left}.png", bytes([left]) * PAGE)
@@ -149,7 +149,7 @@ def test_root_on_a_disk_that_is_full_at_any_page_is_published_whole_or_as_before
     make_run(root, PROJECT_RUN, "running", summary="{}")
     generate(root)
     refused = 0
-    for left in range(0, scale(14, 40), scale(3, 1)):
+    for left in range(0, scale(14, 40), scale(4, 1)):
         append(root / EVENTS, b'{"step": 2, "loss": 0.5}\n' * 100)
         filler = fill(small, left * PAGE)
         done = commands.run("generate-manifest", "--root", root)
