@@ -91,7 +91,8 @@ def test_clocks_that_jump_by_a_year_between_generations_and_syncs(
         [(0, 0), (YEAR, -YEAR), (-YEAR, YEAR), (0, -YEAR), (YEAR, 0), (0, 0)]
     ):
         append(root / EVENTS, b'{"step": %d}\n' % number)
-        replace(root / PROJECT_RUN / "summary.json", f'{{"best": {number}}}')
+        # A walk by a clock that is ahead cannot see edits of the same size within a second.
+        replace(root / PROJECT_RUN / "summary.json", '{"best": 1}' + " " * number)
         compact = ["--compact"] if number % 2 else []
         commands.run("generate-manifest", "--root", root, *compact, first=at(server)).expect(0)
         commands.run("generate-manifest", "--root", root, "--active", first=at(server)).expect(0)
@@ -99,9 +100,14 @@ def test_clocks_that_jump_by_a_year_between_generations_and_syncs(
         rung = "auto" if method == "journal" else method
         commands.run("sync", root, mirror, "--method", rung, first=at(client)).expect(0)
         assert run_files(mirror) == run_files(root)
-        told = json.loads(commands.run("status", mirror, "--json", first=at(client)).expect(0).out)
-        assert told["contact"]["age"] >= 0
-        assert (told["publication"] or {}).get("age_at_least", 0) >= 0
+        for clock in (client, -client):  # who looks may have another clock than who synced
+            told = json.loads(commands.run("status", mirror, "--json", first=at(clock)).expect(0).out)
+            ages = (told["contact"]["age"], *(told["publication"] or {}).values())
+            assert all(age is None or age >= 0 for age in ages), told
+            assert (
+                "-"
+                not in commands.run("status", mirror, first=at(clock)).expect(0).out.partition("synced")[2]
+            )
 
 
 def test_window_of_the_active_manifest_by_a_wrong_clock_hides_nothing_that_the_full_one_tells(
@@ -180,7 +186,7 @@ def test_folder_that_the_generator_or_the_walk_may_not_read_is_told_and_nothing_
     done = commands.run("sync", root, mirror, "--method", method, "--delete", "--force-delete", first=NOBODY)
     done.expect(3)
     kept = {path for path in before if path.startswith(folder)}
-    assert kept <= run_files(mirror).keys(), done.err
+    assert kept | {"runs/nlp/bert/r5/logs.txt"} <= run_files(mirror).keys(), done.err
     (root / folder).chmod(0o755)
     if method != "walk":
         commands.run("generate-manifest", "--root", root, first=NOBODY).expect(0)
