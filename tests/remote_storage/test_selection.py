@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+from hypothesis import given, reject
+from hypothesis import strategies as st
+from pathspec import GitIgnoreSpec
 
 from runicorn.errors import UsageError
 from runicorn.remote_storage.selection import Selection
@@ -87,3 +90,35 @@ def test_pattern_that_means_nothing_is_refused_or_matches_nothing(pattern: str) 
     with contextlib.suppress(UsageError):
         selection.check()
         assert wanted(selection) == []
+
+
+HOSTILE = [
+    ("*_*_*_*_*_*_*_*_x.png", "_" * 240 + ".png"),
+    ("*[ab]*[ab]*[ab]*[ab]*[ab]*[ab]*x", "ab" * 120),
+    ("***_***_***_***_x", "_" * 240),
+    ("*?_*?_*?_*?_*?_*?_*x", "_" * 240),
+    ("/vision/*a*a*a*a*a*a*a*b/**", "a" * 240),
+]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(("pattern", "name"), HOSTILE)
+def test_name_made_against_a_pattern_takes_no_time(pattern: str, name: str) -> None:
+    """Going back into each `*` takes ages, beyond any timeout."""
+    for path in (f"{RUN}/media/{name}", f"vision/{name}/runs/r1/meta.json"):
+        assert not Selection(include=(pattern,)).wants_path(path)
+
+
+PIECES = ["a", "b", "_", "*", "*", "?", "/", "[ab]", "[a-b]", "[!a]", "**/", "\\*", "."]
+
+
+@given(
+    st.lists(st.sampled_from(PIECES), min_size=1, max_size=10).map("".join),
+    st.lists(st.text("ab_.*", min_size=1, max_size=7), min_size=1, max_size=4).map("/".join),
+)
+def test_pattern_selects_what_it_selects_in_gitignore(pattern: str, path: str) -> None:
+    try:
+        there = GitIgnoreSpec.from_lines([pattern])
+    except ValueError:
+        reject()
+    assert Selection(include=(pattern,)).wants_path(path) == there.match_file(path)
