@@ -14,6 +14,7 @@ from typing import Any
 from runicorn.remote_storage import SyncOptions, SyncReport, synchronize
 from runicorn.remote_storage.transport import LocalTransport
 from tests.faults.process import Done, generate, left_behind, run_files, snapshot, sync
+from tests.faults.tally import Tried, count
 from tests.manifest.helpers import PATH_RUN, PROJECT_RUN, append, make_run, replace
 
 Document = dict[str, Any]
@@ -148,6 +149,7 @@ class Lab:
         )
         assert snapshot(self.place, without=[self.mirror]) == before
         assert left_behind(self.mirror) == []
+        count(Tried.HOSTILE_INPUTS)
         return done
 
     def refuses(self, code: int = 7, *arguments: str, method: str = "manifest") -> Done:

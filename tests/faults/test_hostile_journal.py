@@ -66,9 +66,7 @@ def carried(path: str) -> dict[str, object]:
 
 def refused(lab: Lab) -> Done:
     """The mirror stays as it was."""
-    done = lab.refuses(method="journal")
-    count(Tried.HOSTILE_INPUTS)
-    return done
+    return lab.refuses(method="journal")
 
 
 # -- paths ---------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from testbed.fault_sftp import (
 from testbed.sshd import Sshd
 from tests.faults.lab import Lab
 from tests.faults.process import PROJECT_ROOT, ROOM, Done, left_behind, over, run_files, snapshot, sync
+from tests.faults.tally import Tried, count
 from tests.manifest.helpers import PATH_RUN, PROJECT_RUN, write
 
 FAULT_SERVER = PROJECT_ROOT / "testbed/fault_sftp.py"
@@ -72,6 +73,7 @@ def attack(lab: Lab, *faults: str, method: str = "auto", more: tuple[str, ...] =
     for path, content in run_files(lab.mirror).items():
         assert content in (old.get(path), new.get(path)), path
     assert left_behind(lab.mirror) == []
+    count(Tried.HOSTILE_INPUTS)
     return done
 
 
@@ -90,6 +92,7 @@ def quickly(lab: Lab, *faults: Fault, method: str = "auto", timeout: float = 20.
         for path, content in run_files(lab.mirror).items():
             assert content in (old.get(path), new.get(path)), path
         assert left_behind(lab.mirror) == []
+        count(Tried.HOSTILE_INPUTS, len(faults[:1]))
 
 
 # -- connections that end or go silent -----------------------------------------------------
@@ -97,8 +100,8 @@ def quickly(lab: Lab, *faults: Fault, method: str = "auto", timeout: float = 20.
 
 def test_first_sync_cut_at_many_bytes_goes_on_where_it_stopped(lab: Lab) -> None:
     cuts = 0
-    for count in (1_000, 1_800, 2_600, 4_000, 10_000_000):
-        done = attack(lab, f"CutAfter:{count}")
+    for size in (1_000, 1_800, 2_600, 4_000, 10_000_000):
+        done = attack(lab, f"CutAfter:{size}")
         if done.code:
             done.refused(4, "the connection ended")
             cuts += 1

@@ -1,6 +1,6 @@
 """Whatever a server's journal is damaged with: a client heals or refuses, soon, and never shows a wrong byte.
 
-`RUNICORN_DAMAGES` is the number of cases (default 300), `RUNICORN_DAMAGE_SEED` their seed.
+`RUNICORN_DAMAGES` is the number of cases (default 300, in a soak 3,000), `RUNICORN_DAMAGE_SEED` their seed.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ from runicorn.remote_storage.transport import LocalTransport
 from testbed.history import is_log
 from testbed.trees import append_run, make_tree, replace_file
 from tests.faults.process import left_behind
+from tests.faults.tally import Tried, count, scale
 from tests.journal.damage import damages
 from tests.remote_storage.journal_helpers import Cut, short_reads, small_frames
 
-COUNT = int(os.environ.get("RUNICORN_DAMAGES", "300"))
+COUNT = int(os.environ.get("RUNICORN_DAMAGES", scale(300, 3000)))
 SEED = int(os.environ.get("RUNICORN_DAMAGE_SEED", "0"))
 PARTS = 4
 SECONDS = 20.0
@@ -370,6 +371,7 @@ def test_a_client_heals_or_refuses(scene: Scene, part: int, tmp_path: Path) -> N
             with deadline(SECONDS):
                 delete = bool(number // len(STATES) % 2)
                 outcomes[one_case(scene, name.split()[1], epochs, head, state, delete=delete)] += 1
+                count(Tried.HOSTILE_INPUTS)
         except BaseException as error:
             kept = scene.keep(tmp_path / f"case-{number}", epochs, head)
             raise AssertionError(f"{name}, {state}, see {kept}: {error!r}") from error
