@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
 import pytest
@@ -30,6 +32,42 @@ class Announced:
     def poll(self, milliseconds: float) -> list[tuple[int, int]]:
         self.waits.set()
         return self._poller.poll(milliseconds)
+
+
+@contextlib.contextmanager
+def pair() -> Iterator[tuple[FdChannel, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with theirs, contextlib.closing(FdChannel(ours.fileno(), ours.detach())) as channel:
+        yield channel, theirs
+
+
+def test_closed_channel_takes_nothing_and_gives_the_end() -> None:
+    with pair() as (channel, _):
+        channel.close()
+        channel.close()
+        with pytest.raises(BrokenPipeError, match=r"^the channel is closed$"):
+            channel.send(memoryview(b"x"))
+        assert channel.recv(10, TIMEOUT) == b""
+        assert channel.diagnosis() == ""
+
+
+@pytest.mark.parametrize(("error", "got"), [(BlockingIOError(), b"x"), (ConnectionResetError(), b"")])
+def test_bytes_that_are_not_there_after_all_are_waited_for_and_an_error_is_the_end(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, got: bytes
+) -> None:
+    errors = [error]
+
+    def read(fd: int, size: int) -> bytes:
+        if errors:
+            raise errors.pop()
+        return real(fd, size)
+
+    real = os.read
+    with pair() as (channel, theirs):
+        theirs.sendall(b"x")
+        monkeypatch.setattr("runicorn.remote_storage.transport.channel.os.read", read)
+        assert channel.recv(10, TIMEOUT) == got
+        monkeypatch.undo()
 
 
 def test_signal_that_another_thread_receives_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -290,6 +290,186 @@ def test_job_that_wants_more_handles_than_there_are_gets_an_answer(tree: Path) -
         engine.close()
     assert isinstance(found[0], Handle)
     assert isinstance(found[1], RequestError)
+
+
+class Between:
+    """A channel with an act before each receiving, which says whether it is a wake-up without bytes."""
+
+    def __init__(self, channel: FdChannel, act: Callable[[], bool]) -> None:
+        self._channel = channel
+        self._act = act
+        self.send, self.close, self.diagnosis = channel.send, channel.close, channel.diagnosis
+
+    def recv(self, max_bytes: int, timeout: float, *, want_room: bool = False) -> bytes | None:
+        return None if self._act() else self._channel.recv(max_bytes, timeout, want_room=want_room)
+
+
+@pytest.fixture
+def skip(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets the engine's clock jump by so many seconds."""
+    skipped = [0.0]
+
+    def jump(seconds: float) -> None:
+        skipped[0] += seconds
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + skipped[0])
+    monkeypatch.setattr("runicorn.remote_storage.transport.engine.time", clock)
+    return jump
+
+
+def test_greeting_that_comes_after_a_wake_up_is_taken(tree: Path) -> None:
+    wakes = iter([True, False, True])
+    with FaultServer(Path("/"), []) as server:
+        channel = Between(FdChannel(*server.connect()), lambda: next(wakes, False))
+        with contextlib.closing(SftpEngine(channel, timeout=LONG)) as engine:
+            job, found = one_answer(tree)
+            engine.run([job])
+    assert isinstance(found[0], Attributes)
+    assert next(wakes, None) is None
+
+
+def test_wake_ups_do_not_prolong_the_greeting(skip: Callable[[float], None]) -> None:
+    def wake() -> bool:
+        skip(LONG)
+        return True
+
+    with (
+        FaultServer(Path("/"), []) as server,
+        pytest.raises(StallError, match=r"^no answer to the greeting in 30.0 s$"),
+    ):
+        SftpEngine(Between(FdChannel(*server.connect()), wake), timeout=LONG)
+
+
+def test_wake_ups_do_not_prolong_an_answer(tree: Path, skip: Callable[[float], None]) -> None:
+    jumps: list[float] = []
+
+    def wake() -> bool:
+        skip(sum(jumps))
+        return bool(jumps)
+
+    with FaultServer(Path("/"), [faults.StallForever(2)]) as server:
+        engine = SftpEngine(Between(FdChannel(*server.connect()), wake), timeout=LONG)
+        job, found = one_answer(tree)
+        jumps.append(LONG)
+        with pytest.raises(StallError, match=r"^the server does not get on with answering 2 requests$"):
+            engine.run([job])
+    assert found == []
+
+
+def fails_beside(tree: Path, act: Callable[[], None]) -> Iterator[Job]:
+    """A job with two requests, and one that fails while these are under way."""
+
+    def fails() -> Job:
+        yield [Stat(str(tree))]
+        act()
+        raise LookupError
+
+    yield fails()
+    yield ask([Stat(str(tree / "f1")), Stat(str(tree / "f2"))], [])
+
+
+@pytest.mark.parametrize("end", ["stall", "interrupt", "time"])
+def test_what_ends_the_wait_for_answers_that_nobody_wants(
+    tree: Path, end: str, skip: Callable[[float], None]
+) -> None:
+    failed: list[bool] = []
+
+    def act() -> bool:
+        if failed and end == "stall":
+            raise StallError("the next error, which is not told")
+        if failed and end == "interrupt":
+            raise KeyboardInterrupt
+        if failed:
+            skip(LONG / 2 + 1)
+        return bool(failed)
+
+    with FaultServer(Path("/"), [faults.StallForever(3)]) as server:
+        engine = SftpEngine(Between(FdChannel(*server.connect()), act), timeout=LONG)
+        with pytest.raises(KeyboardInterrupt if end == "interrupt" else LookupError):
+            engine.run(fails_beside(tree, lambda: failed.append(True)))
+        assert engine.ended
+        with pytest.raises(ConnectError, match="closed"):
+            engine.run([])
+
+
+def test_connections_that_come_after_the_end_are_closed() -> None:
+    with FaultServer(Path("/"), []) as server:
+        engine = SftpEngine(FdChannel(*server.connect()), timeout=LONG)
+        late = SftpEngine(FdChannel(*server.connect()), timeout=LONG)
+
+        def connect(count: int) -> list[SftpEngine]:
+            assert count == 2
+            engine.close()
+            return [late]
+
+        engine.offer_more(connect)
+        assert engine.open_more(2) == []
+        assert late.ended
+        assert engine.open_more(2) == []
+
+
+class Refuses(Fault):
+    """Requests of one kind are answered with a code; READs only from an offset on."""
+
+    def __init__(self, kind: int, code: int, offset: int = 0) -> None:
+        self.kind, self.code, self.offset = kind, code, offset
+
+    def answer(self, server: FaultServer, request: faults.Request) -> bytes | None:
+        del server
+        hit = request.kind == self.kind and (self.kind != faults.READ or request.offset >= self.offset)
+        return faults.status(request.number, self.code, "on purpose") if hit else None
+
+
+def test_ok_where_an_answer_was_asked_for_is_refused(tree: Path) -> None:
+    with FaultServer(Path("/"), [Refuses(faults.STAT, 0)]) as server:
+        engine = SftpEngine(FdChannel(*server.connect()), timeout=LONG)
+        with pytest.raises(ProtocolError, match=r"^the server answered STAT with OK and nothing else$"):
+            engine.run([one_answer(tree)[0]])
+
+
+def test_error_in_a_part_of_a_long_read_is_that_of_the_read(tree: Path) -> None:
+    (tree / "big").write_bytes(bytes(100_000))
+    found: list[Answer] = []
+
+    def job() -> Job:
+        (handle,) = yield [Open(str(tree / "big"))]
+        assert isinstance(handle, Handle)
+        found.extend((yield [Read(handle, 0, 100_000), Read(handle, 0, 10)]))
+
+    with FaultServer(Path("/"), [faults.NoLimits(), Refuses(faults.READ, 4, 64 * 1024)]) as server:
+        engine = SftpEngine(FdChannel(*server.connect()), timeout=LONG)
+        engine.run([job()])
+        engine.close()
+    error, data = found
+    assert isinstance(error, RequestError)
+    assert (str(error), error.code, error.path) == ("FAILURE: on purpose", 4, str(tree / "big"))
+    assert data == bytes(10)
+
+
+def test_server_that_refuses_to_tell_its_limits_is_used_without_them(tree: Path) -> None:
+    found: dict[str, bytes | RequestError] = {}
+    with FaultServer(Path("/"), [Refuses(faults.EXTENDED, 8)]) as server:
+        engine = SftpEngine(FdChannel(*server.connect()), timeout=LONG)
+        engine.run([read_small(str(tree / "f1"), 5000, found)])
+        engine.close()
+    assert found[str(tree / "f1")] == b"x" * 5000
+
+
+def test_limits_of_zero_are_none(tree: Path) -> None:
+    class Unlimited(Fault):
+        def answer(self, server: FaultServer, request: faults.Request) -> bytes | None:
+            del server
+            body = request.number.to_bytes(4, "big") + bytes(32)
+            return faults.packet(201, body) if request.kind == faults.EXTENDED else None
+
+    (tree / "big").write_bytes(os.urandom(300_000))
+    found: dict[str, bytes | RequestError] = {}
+    with FaultServer(Path("/"), [Unlimited()]) as server:
+        engine = SftpEngine(FdChannel(*server.connect()), timeout=LONG)
+        engine.run([read_big(str(tree / "big"), found)])
+        engine.close()
+        assert max(one.length for one in server.seen if one.kind == faults.READ) == 32 * 1024
+    assert found[str(tree / "big")] == (tree / "big").read_bytes()
 
 
 def test_shrinking_file_gives_what_is_left(tree: Path) -> None:
