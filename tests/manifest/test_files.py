@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from runicorn._files import fsync_folder, replace_file, scratch_file, sweep_temps
+from runicorn._files import fsync_folder, new_file, replace_file, scratch_file, sweep_temps
 from tests.manifest.helpers import inside
 
 
@@ -80,6 +82,67 @@ def test_a_failing_step_leaves_the_old_file_and_no_temp(
     assert inside(tmp_path) == ["file"]
 
 
+def refusing(number: int) -> Callable[..., object]:
+    """A call of the system that fails."""
+
+    def call(*args: object, **kwargs: object) -> object:
+        del args, kwargs
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def test_a_new_file_takes_the_place_of_another_of_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for data in (b"one", b"two"):
+        before = path.stat().st_ino if path.exists() else None
+        with path.open("rb") if before else contextlib.nullcontext(), new_file(path) as stream:
+            stream.write(data)
+            assert inside(tmp_path) == ["file"]
+            assert path.stat().st_ino != before
+        assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("error", [OSError(28, "full"), KeyboardInterrupt(), ValueError()])
+def test_a_new_file_that_is_not_finished_is_removed(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def write_and_fail(*, gone: bool) -> None:
+        with new_file(path) as stream:
+            stream.write(b"new")
+            if gone:
+                path.unlink()
+            raise error
+
+    for gone in (False, True):
+        with pytest.raises(type(error)):
+            write_and_fail(gone=gone)
+        assert inside(tmp_path) == []
+
+
+def test_a_new_file_that_cannot_be_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runicorn._files.os.open", refusing(28))
+    for make in (new_file, replace_file):
+        with pytest.raises(OSError, match="No space"), make(tmp_path / "file"):
+            pass
+    monkeypatch.undo()
+    assert inside(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runicorn._files.os.open", refusing(13))
+    fsync_folder(tmp_path)
+
+
+def test_a_system_that_cannot_sync_folders_is_not_asked_to() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        fsync_folder("no/such/folder")
+
+
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), replace_file(tmp_path / "no/file"):
         pass
@@ -146,13 +209,6 @@ def test_sweeping(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_knows_no_sync_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refusing(number: int) -> object:
-        def fsync(fd: int) -> None:
-            del fd
-            raise OSError(number, os.strerror(number))
-
-        return fsync
-
     monkeypatch.setattr("runicorn._files.os.fsync", refusing(22))
     fsync_folder(tmp_path)
     monkeypatch.setattr("runicorn._files.os.fsync", refusing(5))

@@ -14,6 +14,7 @@ from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher
 from runicorn.remote_storage import landing as landing_module
 from runicorn.remote_storage.landing import IN_MEMORY, Landing
 from runicorn.remote_storage.mirror import Mirror
+from runicorn.remote_storage.staging import StagedFile
 from tests.remote_storage.helpers import names
 
 START = 1000
@@ -104,6 +105,50 @@ def test_kept_download_that_is_too_long_is_begun_anew(mirror: Mirror) -> None:
     again.resume(3, taken.extend)
     assert (bytes(taken), again.end) == (b"", 0)
     again.discard()
+
+
+def test_what_an_interrupted_download_left_behind_the_new_end_is_cut_off(mirror: Mirror) -> None:
+    first = Landing(mirror, 0, IN_MEMORY + 1, "key")
+    first(b"much longer", 0)
+    first.keep()
+    again = Landing(mirror, 0, IN_MEMORY + 1, "key")
+    again(b"new", 0)
+    file = again.to_staged()
+    assert (mirror.root / ".runicorn/staging" / file.name).read_bytes() == b"new"
+    file.discard()
+
+
+@pytest.mark.parametrize("size", [4, IN_MEMORY + 1])
+def test_what_was_handed_over_is_touched_no_more(mirror: Mirror, size: int) -> None:
+    landing = landed(mirror, b"text", size=size)
+    file = landing.to_staged()
+    place = mirror.root / ".runicorn/staging" / file.name
+    landing.cut(START)
+    landing(b"x", START)
+    landing.discard()
+    assert place.read_bytes() == b"text"
+    file.discard()
+
+
+def test_nothing_is_read_of_a_large_download_that_was_handed_over(mirror: Mirror) -> None:
+    landing = landed(mirror, b"text", size=IN_MEMORY + 1)
+    file = landing.to_staged()
+    assert landing.read(START, START + 4) == b""
+    assert list(landing.chunks(START, START + 4)) == []
+    file.discard()
+
+
+def test_download_in_memory_that_cannot_be_staged_leaves_nothing(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    landing = landed(mirror, b"text", size=4)
+    monkeypatch.setattr(StagedFile, "write", failing)
+    with pytest.raises(OSError, match="No space"):
+        landing.to_staged()
+    assert staged(mirror) == []
 
 
 def test_download_without_key_is_not_kept(mirror: Mirror) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,6 +153,50 @@ def test_list_run_names_regular_files_only(mirror: Mirror, tmp_path: Path) -> No
     assert mirror.list_run("no/such/runs/run") == {}
 
 
+@pytest.mark.parametrize("gone", ["file", "folder"])
+def test_list_run_leaves_out_what_goes_while_it_is_listed(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    run = mirror.root / RUN
+    for name in ("meta.json", "media/a.png"):
+        put(run / name, name)
+    scan = os.scandir
+
+    def scan_and_lose(fd: int) -> contextlib.AbstractContextManager[list[os.DirEntry[str]]]:
+        monkeypatch.undo()
+        with scan(fd) as entries:
+            names = list(entries)
+        if gone == "file":
+            (run / "meta.json").unlink()
+        else:
+            shutil.rmtree(run / "media")
+        return contextlib.nullcontext(names)
+
+    monkeypatch.setattr("runicorn.remote_storage.mirror.os.scandir", scan_and_lose)
+    found = mirror.list_run(RUN)
+    assert sorted(found) == (["media/a.png"] if gone == "file" else ["meta.json"])
+
+
+def test_closing_twice_closes_once(tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "mirror")
+    mirror.close()
+    reused = os.open(tmp_path, os.O_RDONLY)
+    mirror.close()
+    os.fstat(reused)
+    os.close(reused)
+
+
+def test_place_of_the_state_that_cannot_be_looked_at_is_an_error(mirror: Mirror) -> None:
+    put(mirror.root / "file", "x")
+    with pytest.raises(MirrorError, match="a link or a file is in the place of a folder"):
+        mirror.require_plain("file/below")
+    mirror.require_plain("file")
+    mirror.require_plain("missing")
+    (mirror.root / "link").symlink_to("file")
+    with pytest.raises(MirrorError, match="link in the mirror is a link or no file"):
+        mirror.require_plain("link")
+
+
 def test_list_run_does_not_follow_links(mirror: Mirror, tmp_path: Path) -> None:
     put(tmp_path / "outside/meta.json", "{}")
     (mirror.root / RUN).parent.mkdir(parents=True)
@@ -244,6 +289,12 @@ def test_every_prefix_of_the_writes_ends_at_a_record(records: list[int], tail: i
     whole = steps if tail == 0 else steps[:-1]
     assert all(step.endswith(b"\n") for step in whole)
     assert all(len(step) <= 4096 or step.count(b"\n") == 1 for step in whole)
+
+
+def test_record_without_end_is_not_held_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runicorn.remote_storage.records._LONGEST_HELD", 10_000)
+    steps = list(record_steps(iter([b"x" * 3000] * 5 + [b"\n" + b"y" * 5])))
+    assert steps == [b"x" * 12_000, b"x" * 3000 + b"\n", b"y" * 5]
 
 
 # -- removing and sweeping -----------------------------------------------------------------------
