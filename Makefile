@@ -2,7 +2,7 @@ PYTHON ?= python3
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo setup-fuzz demo test check docs soak fuzz bench clean
+.PHONY: help setup setup-demo setup-fuzz setup-mutants demo test check docs soak fuzz coverage mutants bench clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,15 @@ setup-fuzz:
 
 fuzz: setup-fuzz  ## fuzz all decoders for 5 minutes; FUZZ=60 for 60 seconds
 	@.venv/bin/python -m fuzz $(FUZZ)
+
+coverage: setup  ## branch coverage of format, journal, SFTP, diff, transfer and install; fails below 97 %
+	@scripts/coverage.sh
+
+setup-mutants:
+	@scripts/setup.sh mutants
+
+mutants: setup-mutants  ## change the pure modules and count what no test notices; MUTANTS=journal/head for one
+	@scripts/mutants.sh $(MUTANTS)
 
 bench: setup  ## measure against rsync and rclone; options in BENCH, such as BENCH=--quick
 	@.venv/bin/python -m benchmarks $(BENCH)

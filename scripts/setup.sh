@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, and nothing twice. Usage: scripts/setup.sh demo|all|fuzz
+# Installs what is missing, and nothing twice. Usage: scripts/setup.sh demo|all|fuzz|mutants
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -86,16 +86,21 @@ install_peer() {
   printf '%s\n' "$want" >"$stamp"
 }
 
-debian_packages "${1:-}"
+install_for_development() {
+  install_project dev
+  for version in "${peers[@]}"; do install_peer "$version"; done
+}
+
+case ${1:-} in
+  demo) debian_packages demo ;;
+  *) debian_packages all ;;
+esac
 case ${1:-} in
   demo) if [ -e .venv/.runicorn-dev ]; then install_project dev; else install_project paramiko; fi ;;
-  fuzz)
-    install_project dev
-    install_project fuzz
+  all) install_for_development ;;
+  fuzz | mutants)
+    install_for_development
+    install_project "$1"
     ;;
-  all)
-    install_project dev
-    for version in "${peers[@]}"; do install_peer "$version"; done
-    ;;
-  *) fail "usage: scripts/setup.sh demo|all|fuzz" ;;
+  *) fail "usage: scripts/setup.sh demo|all|fuzz|mutants" ;;
 esac

@@ -140,6 +140,7 @@ def test_only_root_keeps_a_capability(user: str, set_: str) -> None:
 
 def test_writable_folder_is_that_of_the_root() -> None:
     assert 'ReadWritePaths="/.runicorn"' in service_of(a_plan(300, root="/"))
+    assert 'ReadWritePaths="/X/.runicorn"' in service_of(a_plan(300, root="/X"))
     assert 'ReadWritePaths="/a/.runicorn"' in service_of(a_plan(300, root="/a/"))
     assert 'ReadWritePaths="/$a%%/.runicorn"' in service_of(a_plan(300, root="/$a%"))
 
@@ -314,6 +315,7 @@ def test_commands_for_a_manager() -> None:
         "systemctl --user enable n.service",
         "systemctl --user restart n.service",
     ]
+    assert plan_lines(["n.service"], ["n.timer"], a_plan(None))[0] == "systemctl stop n.timer"
     assert plan_lines(files, files, a_plan(300))[0] == "systemctl stop n.service"
     assert leaving_lines(["a", "b"], system=True) == [
         f"systemctl {how} {each}" for each in "ab" for how in ("stop", "disable")

@@ -285,7 +285,9 @@ def test_another_shape_is_told(check: Callable[[object], object], raw: object, m
 def test_unknown_major_version_is_told() -> None:
     refusal = told(checks.header, changed(HEADER, (), "format_version", "2.13"))
     assert refusal == (UnsupportedVersionError, "the manifest has the format 2.13, this program reads 1.x")
-    assert told(checks.header, changed(HEADER, (), "format_version", "1." + "0" * 15))[0] is UnsafeError
+    for value, message in (("1." + "0" * 15, "is out of bounds"), (1.0, "is not a text")):
+        _, said = told(checks.header, changed(HEADER, (), "format_version", value))
+        assert said == f"the field 'format_version' of the manifest {message}"
     checks.header(changed(HEADER, (), "format_version", "000001.000000"))
 
 
@@ -323,6 +325,16 @@ ELSEWHERE = "p/n/runs/q/media/" + "b" * 220
             changed(RUN, (), "folder", "p/n/runs/q"),
             f"the manifest names '{FOLDER}/meta.json', which is no file of the run 'r'",
             f"{FOLDER}/meta.json",
+        ),
+        (
+            changed(RUN, (), "run_id", "q"),
+            f"the manifest names '{FOLDER}/meta.json', which is no file of the run 'q'",
+            f"{FOLDER}/meta.json",
+        ),
+        (
+            changed(changed(RUN, FILE, "path", f"{FOLDER}/media/a/b"), LOG, "path", f"{FOLDER}/media/a"),
+            f"the manifest names '{FOLDER}/media/a' as file and as folder",
+            f"{FOLDER}/media/a",
         ),
         (
             changed(RUN, LOG, "path", "p/n/runs/other/events.jsonl"),

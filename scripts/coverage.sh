@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Branch coverage of the modules in pyproject.toml, [tool.coverage.report]; fails below its fail_under in all.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The folders that test these modules; what other tests reach of them adds nothing.
+tests=(tests/journal tests/transport tests/remote_storage)
+tests+=(tests/manifest/test_{checks,codec,files,reader,rules}.py)
+
+export COVERAGE_FILE=$PWD/build/coverage/data
+rm -rf build/coverage
+mkdir -p build/coverage
+.venv/bin/pytest -q -n auto --dist loadscope --cov --cov-report= --cov-fail-under=0 "${tests[@]}"
+failed=0
+.venv/bin/coverage report --show-missing >build/coverage/report || failed=$?
+cat build/coverage/report
+wanted=$(sed -n 's/^fail_under = //p' pyproject.toml)
+below=$(awk -v wanted="$wanted" '/%/ && $1 != "TOTAL" && $6 + 0 < wanted { print "  " $6 " " $1 }' build/coverage/report)
+if [ -n "$below" ]; then printf 'below %s %% by itself:\n%s\n' "$wanted" "$below"; fi
+echo "the coverage took ${SECONDS} s"
+exit "$failed"
