@@ -17,6 +17,8 @@ import pytest
 from runicorn.errors import DiskFullError, MirrorBusyError, MirrorError
 from runicorn.remote_storage import mirror as mirror_module
 from runicorn.remote_storage.durability import Barrier
+from runicorn.remote_storage.known import LocalFile
+from runicorn.remote_storage.staging import StagedFile
 from runicorn.remote_storage.transport import LocalTransport, Read
 from testbed.trees import make_tree
 from tests.remote_storage.helpers import (
@@ -197,6 +199,29 @@ def test_full_disk_leaves_the_old_copy_and_no_temp(
     assert site.sync().failed_count == 0
     site.assert_equal()
     assert site.sync().skipped
+
+
+@pytest.mark.rungs("manifest")
+def test_content_that_cannot_be_finished_leaves_the_old_copy_and_no_temp(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.publish()
+    site.sync()
+    put(site.root / RUN / "summary.json", '{"best": 2}')
+    site.publish()
+    before = run_files(site.mirror)
+
+    def failing(*_: object) -> LocalFile:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StagedFile, "finish", failing)
+        with contextlib.suppress(MirrorError):
+            assert site.sync().failed_count
+    assert run_files(site.mirror) == before
+    assert not site.staged()
+    assert site.sync().failed_count == 0
+    site.assert_equal()
 
 
 def test_too_little_space_is_seen_before_anything_is_fetched(

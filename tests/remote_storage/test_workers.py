@@ -20,12 +20,12 @@ from typing import Any
 
 import pytest
 
-from runicorn.errors import CancelledError, DamagedError, DiskFullError, UnsafeError
+from runicorn.errors import CancelledError, DamagedError, DiskFullError, MirrorError, UnsafeError
 from runicorn.journal.frames import FrameReader, Kind, Place, beginning, encode_frame
 from runicorn.journal.sections import encode_files
-from runicorn.remote_storage import SyncOptions, SyncReport, durability, synchronize
+from runicorn.remote_storage import SyncOptions, SyncReport, durability, stager, synchronize
 from runicorn.remote_storage import workers as workers_module
-from runicorn.remote_storage.known import Cursor
+from runicorn.remote_storage.known import Cursor, LocalFile
 from runicorn.remote_storage.report import BytesReceived, FileDone, Observer, ignore
 from runicorn.remote_storage.selection import Selection
 from runicorn.remote_storage.state import MirrorState
@@ -563,6 +563,67 @@ def test_contents_are_on_disk_before_their_names_and_names_before_the_record(
     by_journal(first_sync(framed, Workers(count)))
     framed.assert_equal()
     assert disk.recorded == len(disk.given) - 1 == 6 * (RUNS + 1)  # one file was fetched afterwards
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_barrier_that_fails_records_nothing_of_its_batch(
+    framed: Site, monkeypatch: pytest.MonkeyPatch, number: int, nth: int
+) -> None:
+    calls, wait = iter(range(1, 1000)), durability.Barrier.wait
+
+    def failing(this: durability.Barrier) -> None:
+        if next(calls) == nth:
+            raise OSError(number, os.strerror(number))
+        wait(this)
+
+    monkeypatch.setattr("runicorn.remote_storage.base_install.BATCH_BYTES", 1)
+    monkeypatch.setattr(durability, "_FEW_FILES", -1)
+    with monkeypatch.context() as patch:
+        patch.setattr(durability.Barrier, "wait", failing)
+        with pytest.raises(DiskFullError if number == errno.ENOSPC else MirrorError):
+            first_sync(framed, Workers(0))
+    assert not framed.staged()
+    for path, data in run_files(framed.mirror).items():
+        assert (framed.root / path).read_bytes().startswith(data)
+    by_journal(first_sync(framed, Workers(0)))
+    framed.assert_equal()
+
+
+def test_batch_that_is_full_is_put_in_place_at_once(framed: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+    record = MirrorState.record_base
+
+    def put(state: MirrorState, rows: Iterable[tuple[Any, ...]], wanted: list[Any], at: Cursor) -> None:
+        rows = list(rows)
+        batches.append(len(rows))
+        record(state, rows, wanted, at)
+
+    monkeypatch.setattr(MirrorState, "record_base", put)
+    monkeypatch.setattr("runicorn.remote_storage.base_install.BATCH_BYTES", 1)
+    by_journal(first_sync(framed, Workers(0)))
+    framed.assert_equal()
+    assert len(batches) > RUNS
+    assert sum(batches) == 6 * (RUNS + 1)
+
+
+def test_file_that_cannot_be_staged_is_fetched_afterwards(
+    framed: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+    real = stager.stage_file
+
+    def failing(folder_fd: int, name: str, data: bytes | memoryview, mtime_ns: int) -> LocalFile:
+        if len(refused) < 3:
+            refused.append(name)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(folder_fd, name, data, mtime_ns)
+
+    monkeypatch.setattr(stager, "stage_file", failing)
+    report = first_sync(framed, Workers(0))
+    by_journal(report)
+    assert (len(refused), report.failed_count) == (3, 0)
+    framed.assert_equal()
 
 
 def test_without_one_barrier_for_all_each_file_is_flushed(

@@ -217,6 +217,36 @@ def test_long_path_is_no_place_for_a_socket(tmp_path: Path, monkeypatch: pytest.
     assert list(deep.iterdir()) == []
 
 
+def test_place_that_is_not_there_is_no_place_for_a_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    directory = sharing._private_directory()
+    assert directory.startswith("/tmp/runicorn-")
+    Path(directory).rmdir()
+
+
+@pytest.mark.parametrize(
+    ("answer", "path"),
+    [
+        ("echo hostname h; echo controlpath /x", "/x"),
+        ("echo hostname h; echo controlpath none", ""),
+        ("echo hostname h", ""),
+        ("echo hostname h; echo controlpath /x; echo controlmaster ask", None),
+        ("echo unknown option -- G", None),
+        ("exit 1", None),
+    ],
+)
+def test_socket_is_that_of_a_configuration_that_can_be_told(
+    tmp_path: Path, answer: str, path: str | None
+) -> None:
+    program = tmp_path / "ssh"
+    program.write_text(f"#!/bin/sh\n{answer}\n")
+    program.chmod(0o755)
+    assert sharing._control_path([str(program), "h"]) == path
+    assert sharing._control_path([str(tmp_path / "missing"), "h"]) is None
+
+
 @pytest.mark.parametrize(
     ("words", "may"),
     [
@@ -250,3 +280,4 @@ def test_configuration_is_searched_with_all_it_includes(tmp_path: Path, config: 
     (tmp_path / "other.conf").write_text("Host x\n\tControlPath /x\n")
     assert sharing._mentions_socket(str(tmp_path / "self"), str(tmp_path), 0) is may
     assert sharing._mentions_socket(str(tmp_path / "missing"), str(tmp_path), 0) is False
+    assert sharing._mentions_socket(str(tmp_path), str(tmp_path), 0) is True
