@@ -28,6 +28,7 @@ from runicorn.remote_storage import workers as workers_module
 from runicorn.remote_storage.known import Cursor, LocalFile
 from runicorn.remote_storage.report import BytesReceived, FileDone, Observer, ignore
 from runicorn.remote_storage.selection import Selection
+from runicorn.remote_storage.staging import stage_file
 from runicorn.remote_storage.state import MirrorState
 from runicorn.remote_storage.transport import LocalTransport
 from runicorn.remote_storage.workers import Worker, Workers, most_workers
@@ -611,13 +612,12 @@ def test_file_that_cannot_be_staged_is_fetched_afterwards(
     framed: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused: list[str] = []
-    real = stager.stage_file
 
     def failing(folder_fd: int, name: str, data: bytes | memoryview, mtime_ns: int) -> LocalFile:
         if len(refused) < 3:
             refused.append(name)
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return real(folder_fd, name, data, mtime_ns)
+        return stage_file(folder_fd, name, data, mtime_ns)
 
     monkeypatch.setattr(stager, "stage_file", failing)
     report = first_sync(framed, Workers(0))
