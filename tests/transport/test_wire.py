@@ -197,6 +197,14 @@ def test_reply_of_a_wrong_length_is_refused_by_its_name(
         decode(body_of(NUMBER + body))
 
 
+def test_attributes_that_are_cut_are_refused_by_the_name_of_their_packet() -> None:
+    whole_file = attributes(2**40, 0o644, 5, rest=0x80000002)
+    assert wire.decode_attrs(body_of(NUMBER + whole_file)).size == 2**40
+    for cut in range(len(whole_file)):
+        with refuses("the server sent a malformed ATTRS packet"):
+            wire.decode_attrs(body_of(NUMBER + whole_file[:cut]))
+
+
 def test_status_without_a_language_is_read() -> None:
     assert wire.decode_status(body_of(NUMBER + struct.pack(">I", 3) + text(b"no"))) == (3, b"no")
 
