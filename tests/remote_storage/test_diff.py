@@ -80,6 +80,11 @@ STATE_CASES = {
     "other content on disk": (STATE, a_known(3, (TWO.digest(),)), "Fetch changed"),
     "no digest, as listed": (BARE_STATE, a_known(3, (ONE.digest(),), Listed.of(STATE)), "nothing"),
     "no digest, looks like it": (BARE_STATE, a_known(3), "Note"),
+    "no digest, looks like it in a part of a second": (
+        replace(BARE_STATE, mtime=OLD + 0.25),
+        Known(LocalFile(3, OLD * 10**9 + 500_000_000, 7), (bytes(32),), None),
+        "Note",
+    ),
     "no digest, other size": (BARE_STATE, a_known(4), "Fetch changed"),
     "no digest, other time": (replace(BARE_STATE, mtime=OLD + 1.0), a_known(3), "Fetch changed"),
     "no digest, listed otherwise": (
@@ -237,6 +242,8 @@ def test_may_be_prefix_when_the_log_ends_with_a_block() -> None:
     data = bytes(BLOCK_SIZE)
     assert may_be_prefix(a_log(data + data), holding(data))
     assert not may_be_prefix(a_log(data + data), holding(b"\1" + data[1:]))
+    assert may_be_prefix(a_log(data + b"y"), holding(data))
+    assert not may_be_prefix(a_log(data + b"y"), holding(b"\1" + data[1:]))
     assert may_be_prefix(a_log(data), holding(data))
     assert not may_be_prefix(a_log(data), holding(b"\1" + data[1:]))
 
