@@ -1,4 +1,4 @@
-"""SQLite's calls on the state of a mirror fail at their n-th use: strace makes them fail, they are made in C."""
+"""Calls of SQLite on the state of a mirror fail at their n-th use; strace makes them, they lie in C."""
 
 from __future__ import annotations
 

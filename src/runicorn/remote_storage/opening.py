@@ -71,7 +71,7 @@ def open_mirror(stack: contextlib.ExitStack, root: Path, options: SyncOptions) -
     else:
         stack.enter_context(_locked(root / STATE_FOLDER / _LOCK_FILE, options.lock_timeout))
         if database.with_name(f"{_STATE_FILE}-wal").exists():
-            # A sync was killed. What it put in place is going to be recorded without another look at the disk.
+            # A sync was killed. What it put in place will be recorded without another look at the disk.
             Barrier(tree.fd).wait()
         tree.sweep_staging()
     return OpenMirror(tree, stack.enter_context(MirrorState(database)))
