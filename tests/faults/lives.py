@@ -18,6 +18,13 @@ from testbed.selected import MARKERS
 
 YEAR = 365 * 86_400
 STATE_NAMES = ("status.json", "summary.json", "assets.json", "meta.json")
+PLACES = tuple(
+    place.format(run)
+    for run in ("r1", "r2", "r3")
+    for place in ("vision/resnet/runs/{}", "runs/nlp/bert/base/{}", "runs/{}")
+)
+"""Run folders of both layouts."""
+
 DIGITS = 8
 KILLED, STOPPED = -signal.SIGKILL, 3
 """How a process ended: by a kill, by being told to stop."""
@@ -200,6 +207,105 @@ class RootLife:
     def is_whole(self, path: str) -> bool:
         """Whether a file is a log that ends with a whole record, or no log."""
         return not is_log(path) or self.read(path).endswith(b"\n") or not self.read(path)
+
+
+Change = tuple[str, int, int, bool]
+"""A change: what, of which of the runs or files, and a number and a choice that say how."""
+
+
+class Changes:
+    """Changes of a root by name, for those who draw them."""
+
+    def __init__(self, life: RootLife) -> None:
+        self._life = life
+
+    @staticmethod
+    def names() -> list[str]:
+        """What there is; appending most often, as in life."""
+        found = [name for name in vars(Changes) if not name.startswith("_") and name not in {"names", "make"}]
+        return sorted([*found, "append", "append", "write_state"])
+
+    def make(self, change: Change) -> None:
+        """Make a change; none when there is nothing to make it of."""
+        name, pick, number, choice = change
+        of_files = name in {"edit", "truncate", "rotate", "obstruct", "time_jumps"}
+        found = self._life.files() if of_files else self._life.runs()
+        if name == "create_run":
+            found = list(PLACES)
+        if found:
+            getattr(self, name)(found[pick % len(found)], number, choice)
+
+    def append(self, run: str, number: int, half: bool) -> None:
+        """A log grows, also by half a record."""
+        path = f"{run}/{LOG_NAMES[number % 2]}"
+        if path in self._life.files():
+            self._life.append(path, self._life.lines(number // 2, half=half))
+
+    def rotate(self, path: str, number: int, in_place: bool) -> None:
+        """A log begins anew."""
+        if is_log(path):
+            way = self._life.rewrite if in_place else self._life.replace
+            way(path, self._life.lines(number // 2, half=number % 2 == 1))
+
+    def truncate(self, path: str, number: int, _choice: bool) -> None:
+        """A log is cut, anywhere."""
+        if is_log(path):
+            content = self._life.read(path)
+            self._life.rewrite(path, content[: len(content) * number // 4])
+
+    def write_state(self, run: str, number: int, in_place: bool) -> None:
+        """A state file gets other content."""
+        path = f"{run}/{STATE_NAMES[number]}"
+        is_there = path in self._life.files()
+        way = self._life.rewrite if in_place and is_there else self._life.replace
+        if is_there or not (self._life.root / path).is_symlink():
+            way(path, self._life.state(path, number))
+
+    def end_or_go_on(self, run: str, number: int, torn: bool) -> None:
+        """A run says that it has ended, or that it goes on; maybe it has left half a record."""
+        files, status = self._life.files(), ("finished", "failed", "running", "running")[number]
+        if torn and f"{run}/logs.txt" in files:
+            self._life.append(f"{run}/logs.txt", self._life.lines(1, half=True))
+        if f"{run}/status.json" in files:
+            self._life.replace(f"{run}/status.json", self._life.state("status.json", 0, status))
+
+    def edit(self, path: str, _number: int, restore: bool) -> None:
+        """Other content of the same size, maybe under the time of before."""
+        self._life.edit(path, restore=restore)
+
+    def media(self, run: str, number: int, gone: bool) -> None:
+        """A media file comes, changes or goes."""
+        path = f"{run}/media/{('a.png', 'b/c.png', 'b/d/e.json', 'b/d/e.json')[number]}"
+        if path in self._life.files() and gone:
+            self._life.remove_file(path)
+        elif not (self._life.root / path).is_symlink():
+            self._life.replace(path, self._life.state(path, number))
+
+    def time_jumps(self, path: str, number: int, back: bool) -> None:
+        """The time of a file is set."""
+        self._life.shift(path, (1, 2, 3600, YEAR)[number] * (-1 if back else 1))
+
+    def create_run(self, place: str, number: int, _choice: bool) -> None:
+        """A run begins, maybe in the place of one that is gone."""
+        self._life.create(place, number)
+
+    def delete_run(self, run: str, number: int, _choice: bool) -> None:
+        """A run goes, or all others."""
+        for each in self._life.runs() if number == 0 else [run]:
+            if number or each != run:
+                self._life.remove(each)
+
+    def move_run(self, run: str, number: int, other: bool) -> None:
+        """A run gets another name or the other layout."""
+        self._life.move(run, PLACES[(PLACES.index(run) + (3 if other else 1) + number) % len(PLACES)])
+
+    def hide_run(self, run: str, _number: int, _choice: bool) -> None:
+        """A run ceases to be one, or is one again."""
+        self._life.hide(run)
+
+    def obstruct(self, path: str, _number: int, _choice: bool) -> None:
+        """Something else lies in the place of a file."""
+        self._life.obstruct(path)
 
 
 # -- faults around ---------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +25,15 @@ from runicorn.manifest import ManifestGenerator, ManifestType
 from runicorn.remote_storage import SyncOptions, SyncReport, synchronize
 from runicorn.remote_storage.journal_reader import JournalReader
 from runicorn.remote_storage.transport import LocalTransport
-from testbed.history import LOG_NAMES, History, is_log
+from testbed.history import History
 from testbed.oracle import STATE, Oracle
 from tests.faults.lives import (
     KILLED,
-    STATE_NAMES,
+    PLACES,
     STOPPED,
     YEAR,
+    Change,
+    Changes,
     RootLife,
     clock,
     denied,
@@ -50,12 +51,6 @@ SEED = int(os.environ.get("RUNICORN_LIVES_SEED", "0"))
 STEPS = 30
 IN_MEMORY = Path("/dev/shm")
 SOURCE = "it"
-PLACES = tuple(
-    place.format(run)
-    for run in ("r1", "r2", "r3")
-    for place in ("vision/resnet/runs/{}", "runs/nlp/bert/base/{}", "runs/{}")
-)
-
 AWAY = -1
 """In place of a file that may not be opened: the whole root is not there."""
 
@@ -63,7 +58,7 @@ KEPT = ("synced from another root", "the server lists no run at all", "changed i
 """Reasons that last; what was synced while nothing told the lineage may be of another root."""
 
 picks = st.integers(0, 10**6)
-pads = st.integers(0, 2)
+changes = st.tuples(st.sampled_from(Changes.names()), picks, st.integers(0, 3), st.booleans())
 jumps = st.sampled_from([0, 0, 0, 1, -3, 3600, -YEAR, YEAR])
 steps = st.integers(1, 200).map(lambda number: number if number % 2 else -number)
 
@@ -105,6 +100,7 @@ class Lives(RuleBasedStateMachine):
         super().__init__()
         self.place = Path(tempfile.mkdtemp(prefix="lives-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None))
         self.life = RootLife(self.place / "root", History(self.place / "history"))
+        self.changes = Changes(self.life)
         self.oracle = Oracle(self.life.history)
         self.mirrors = (Mirror(self.place / "a", deletes=True), Mirror(self.place / "b", deletes=False))
         self.server_clock = self.client_clock = 0.0
@@ -115,119 +111,26 @@ class Lives(RuleBasedStateMachine):
     def root(self) -> Path:
         return self.life.root
 
-    @initialize(places=st.lists(st.sampled_from(PLACES), min_size=1, max_size=3, unique=True))
+    @initialize(places=st.lists(st.sampled_from(PLACES), min_size=2, max_size=4, unique=True))
     def begin(self, places: list[str]) -> None:
         for place in places:
             self.life.create(place, 1)
 
     # -- the root ----------------------------------------------------------------------------------
 
-    def change(self, pick: int, change: Callable[[str], None], *, of: str = "files") -> None:
-        """Change one of the runs or files, when there is one."""
-        found: list[str] = getattr(self.life, of)()
-        if found:
-            self.is_published = False
-            change(found[pick % len(found)])
-
-    @rule(pick=picks, name=st.sampled_from(LOG_NAMES), lines=st.integers(0, 3), half=st.booleans())
-    def append(self, pick: int, name: str, lines: int, half: bool) -> None:
-        def grow(run: str) -> None:
-            if f"{run}/{name}" in self.life.files():
-                self.life.append(f"{run}/{name}", self.life.lines(lines, half=half))
-
-        self.change(pick, grow, of="runs")
-
-    @rule(pick=picks, lines=st.integers(0, 3), half=st.booleans(), in_place=st.booleans())
-    def rotate(self, pick: int, lines: int, half: bool, in_place: bool) -> None:
-        def anew(path: str) -> None:
-            if is_log(path):
-                way = self.life.rewrite if in_place else self.life.replace
-                way(path, self.life.lines(lines, half=half))
-
-        self.change(pick, anew)
-
-    @rule(pick=picks, keep=st.integers(0, 100))
-    def truncate(self, pick: int, keep: int) -> None:
-        def cut(path: str) -> None:
-            if is_log(path):
-                content = self.life.read(path)
-                self.life.rewrite(path, content[: len(content) * keep // 100])
-
-        self.change(pick, cut)
-
-    @rule(pick=picks, name=st.sampled_from(STATE_NAMES), pad=pads, in_place=st.booleans())
-    def write_state(self, pick: int, name: str, pad: int, in_place: bool) -> None:
-        def write(run: str) -> None:
-            path = f"{run}/{name}"
-            is_there = path in self.life.files()
-            way = self.life.rewrite if in_place and is_there else self.life.replace
-            if is_there or not (self.root / path).is_symlink():
-                way(path, self.life.state(path, pad))
-
-        self.change(pick, write, of="runs")
-
-    @rule(pick=picks, status=st.sampled_from(["finished", "failed", "running"]), torn=st.booleans())
-    def end_or_go_on(self, pick: int, status: str, torn: bool) -> None:
-        def end(run: str) -> None:
-            files = self.life.files()
-            if torn and f"{run}/logs.txt" in files:
-                self.life.append(f"{run}/logs.txt", self.life.lines(1, half=True))
-            if f"{run}/status.json" in files:
-                self.life.replace(f"{run}/status.json", self.life.state("status.json", 0, status))
-
-        self.change(pick, end, of="runs")
-
-    @rule(pick=picks, restore=st.booleans())
-    def edit_without_a_trace(self, pick: int, restore: bool) -> None:
-        self.change(pick, lambda path: self.life.edit(path, restore=restore))
-
-    @rule(pick=picks, name=st.sampled_from(["a.png", "b/c.png", "b/d/e.json"]), pad=pads, gone=st.booleans())
-    def media(self, pick: int, name: str, pad: int, gone: bool) -> None:
-        def write(run: str) -> None:
-            path = f"{run}/media/{name}"
-            if not gone and not (self.root / path).is_symlink():
-                self.life.replace(path, self.life.state(name, pad))
-            elif path in self.life.files():
-                self.life.remove_file(path)
-
-        self.change(pick, write, of="runs")
-
-    @rule(pick=picks, seconds=st.sampled_from([-YEAR, -2, -1, 1, 3600, YEAR]))
-    def time_of_a_file_jumps(self, pick: int, seconds: int) -> None:
-        self.change(pick, lambda path: self.life.shift(path, seconds))
-
-    @rule(place=st.sampled_from(PLACES), pad=pads)
-    def create_run(self, place: str, pad: int) -> None:
+    @rule(several=st.lists(changes, min_size=1, max_size=4))
+    def change(self, several: list[Change]) -> None:
         self.is_published = False
-        self.life.create(place, pad)
-
-    @rule(pick=picks, others=st.sampled_from([False, False, True]))
-    def delete_run(self, pick: int, others: bool) -> None:
-        """Or all runs but for one."""
-        gone = self.life.runs()
-        kept = {gone[pick % len(gone)]} if gone else set()
-        for run in set(gone) - kept if others else kept:
-            self.is_published = False
-            self.life.remove(run)
-
-    @rule(pick=picks, place=st.sampled_from(PLACES))
-    def move_run(self, pick: int, place: str) -> None:
-        self.change(pick, lambda run: self.life.move(run, place), of="runs")
-
-    @rule(pick=picks)
-    def hide_run(self, pick: int) -> None:
-        self.change(pick, self.life.hide, of="runs")
-
-    @rule(pick=picks)
-    def obstruct(self, pick: int) -> None:
-        self.change(pick, self.life.obstruct)
+        for each in several:
+            self.changes.make(each)
 
     @rule(pick=picks, folder=st.booleans(), publish=st.booleans())
     def deny(self, pick: int, folder: bool, publish: bool) -> None:
-        def close(path: str) -> None:
-            self.denied = self.root / (path.rpartition("/")[0] if folder else path)
-
-        self.change(pick, close)
+        files = self.life.files()
+        if files:
+            path = self.root / files[pick % len(files)]
+            self.denied = path.parent if folder else path
+            self.is_published = False
         if publish:
             self.generate(ManifestType.FULL, journal=True, compact=False)
 
