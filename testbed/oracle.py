@@ -195,7 +195,13 @@ class Oracle:
     # -- what it decides -------------------------------------------------------------------------
 
     def faults(
-        self, mirror: Path, *, deletes: bool = False, force: bool = False, undisturbed: bool = False
+        self,
+        mirror: Path,
+        *,
+        deletes: bool = False,
+        force: bool = False,
+        undisturbed: bool = False,
+        anew: bool = False,
     ) -> list[str]:
         """What breaks a law in a mirror, one line each; empty when all four hold.
 
@@ -204,6 +210,8 @@ class Oracle:
             deletes: whether the syncs since the last look had leave to delete,
             force: and the second leave, to delete more than half.
             undisturbed: whether the last sync came to its end: then nothing is half done.
+            anew: whether a sync insisted on reading the journal from its beginning: it goes through all
+                generations of a log once more, and ends with the same one on another inode.
         """
         before = self._look_at(mirror)
         if not mirror.exists():
@@ -214,7 +222,7 @@ class Oracle:
             if path.rpartition("/")[2] == "status.json" and says_ended(content):
                 self._ended.add(path.rpartition("/")[0])
         found += self._law_4(before, contents, deletes=deletes, force=force)
-        found += self._laws_1_and_3(before, mirror, contents, records)
+        found += self._laws_1_and_3(before, mirror, contents, records, anew=anew)
         found += self._law_2(before, mirror, contents, records, undisturbed=undisturbed)
         self._remember(before, mirror, contents, records)
         return sorted(found)
@@ -263,7 +271,13 @@ class Oracle:
     # -- laws 1 and 3 ----------------------------------------------------------------------------
 
     def _laws_1_and_3(
-        self, before: _Look, mirror: Path, contents: Mapping[str, bytes], records: Records
+        self,
+        before: _Look,
+        mirror: Path,
+        contents: Mapping[str, bytes],
+        records: Records,
+        *,
+        anew: bool,
     ) -> Iterator[str]:
         for path, content in contents.items():
             if before.others.get(path) == sha256(content).hexdigest():
@@ -274,7 +288,8 @@ class Oracle:
             elif fault:
                 yield fault
                 continue
-            if path in before.logs:
+            has_others = anew and len(self.history.generations(path)) > 1
+            if path in before.logs and not has_others:
                 yield from self._growth(path, before.logs[path], mirror, content)
 
     def _is_torn_by_a_kill(self, path: str, content: bytes, records: Records) -> bool:

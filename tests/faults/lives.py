@@ -223,7 +223,7 @@ class Changes:
     def names() -> list[str]:
         """What there is; appending most often, as in life."""
         found = [name for name in vars(Changes) if not name.startswith("_") and name not in {"names", "make"}]
-        return sorted([*found, "append", "append", "write_state"])
+        return sorted([*found, "append", "append", "create_run", "write_state"])
 
     def make(self, change: Change) -> None:
         """Make a change; none when there is nothing to make it of."""
@@ -290,10 +290,16 @@ class Changes:
         self._life.create(place, number)
 
     def delete_run(self, run: str, number: int, _choice: bool) -> None:
-        """A run goes, or all others."""
-        for each in self._life.runs() if number == 0 else [run]:
-            if number or each != run:
-                self._life.remove(each)
+        """A run goes, or all others; seldom the last one."""
+        runs = self._life.runs()
+        if number == 0:
+            runs.remove(run)
+        elif number == 1 or len(runs) > 1:
+            runs = [run]
+        else:
+            return
+        for each in runs:
+            self._life.remove(each)
 
     def move_run(self, run: str, number: int, other: bool) -> None:
         """A run gets another name or the other layout."""

@@ -120,7 +120,8 @@ class Lives(RuleBasedStateMachine):
 
     @rule(several=st.lists(changes, min_size=1, max_size=4))
     def change(self, several: list[Change]) -> None:
-        self.is_published = False
+        """Some changes; what could not be opened can be again."""
+        self.is_published, self.denied = False, None
         for each in several:
             self.changes.make(each)
 
@@ -133,10 +134,6 @@ class Lives(RuleBasedStateMachine):
             self.is_published = False
         if publish:
             self.generate(ManifestType.FULL, journal=True, compact=False)
-
-    @rule()
-    def allow(self) -> None:
-        self.denied = None
 
     @rule(server=jumps, client=jumps)
     def clocks_jump(self, server: float, client: float) -> None:
@@ -192,14 +189,22 @@ class Lives(RuleBasedStateMachine):
         force=st.booleans(),
         stays=st.booleans(),
         trouble=st.one_of(st.none(), st.none(), st.none(), st.just(AWAY), picks),
-        publish=st.booleans(),
+        several=st.lists(changes, max_size=3),
     )
     def sync_undisturbed(
-        self, which: int, method: str, force: bool, stays: bool, trouble: int | None, publish: bool
+        self,
+        which: int,
+        method: str,
+        force: bool,
+        stays: bool,
+        trouble: int | None,
+        several: list[Change],
     ) -> None:
+        """A sync, maybe of what has just changed and been published."""
         mirror = self.mirrors[which]
         force = force and mirror.deletes
-        if publish:
+        if several:
+            self.change(several)
             self.generate(ManifestType.FULL, journal=True, compact=False)
         if trouble is not None and trouble != AWAY:
             self.deny(trouble, folder=trouble % 2 == 0, publish=False)
@@ -209,7 +214,7 @@ class Lives(RuleBasedStateMachine):
             except (NoJournalError, NoManifestError):
                 assert method in {"journal", "manifest"}
                 return
-        self.look(mirror, force=force, undisturbed=True)
+        self.look(mirror, anew=method == "journal", force=force, undisturbed=True)
         if report.failed_count or report.vanished_count or self.denied or trouble == AWAY:
             return
         by_walk = report.method == "walk"
@@ -288,9 +293,9 @@ class Lives(RuleBasedStateMachine):
 
     # -- what is decided ---------------------------------------------------------------------------
 
-    def look(self, mirror: Mirror, *, force: bool = False, undisturbed: bool = False) -> None:
-        faults = self.oracle.faults(mirror.path, deletes=mirror.deletes, force=force, undisturbed=undisturbed)
-        assert faults == []
+    def look(self, mirror: Mirror, *, anew: bool = False, **told: bool) -> None:
+        faults = self.oracle.faults(mirror.path, deletes=mirror.deletes, anew=anew, **told)
+        assert faults == [], "\n".join(faults)
 
     @invariant()
     def laws_hold(self) -> None:

@@ -246,6 +246,15 @@ def test_law_3_another_inode_passes_for_another_generation_only(world: World) ->
     assert world.look(undisturbed=True) == []
 
 
+def test_law_3_a_journal_that_was_read_anew_may_replace_a_log_that_had_generations(world: World) -> None:
+    log = f"{world.running}/logs.txt"
+    _anew(world.mirror / log)
+    assert any("another inode" in fault for fault in world.look(anew=True))
+    world.write(log, (world.root / log).read_bytes() + b"more\n")
+    _anew(world.mirror / log)
+    assert world.look(anew=True) == []
+
+
 # -- law 2 -------------------------------------------------------------------------------------
 
 
