@@ -141,6 +141,12 @@ LOG_CASES = {
         "running",
         "Note",
     ),
+    "held is of the second of the listing, which no walk tells more exactly": (
+        replace(a_log(A), mtime_ns=OLD * 10**9 + 5),
+        holding(A + B, a_log(A + B, digest=False), extends=True),
+        "running",
+        "Note",
+    ),
     "longer on disk": (a_log(A), holding(A + B, extends=True), "running", "Fetch longer than listed"),
     "longer on disk, other": (a_log(A), holding(B + B, extends=False), "running", "Fetch rewritten"),
     "rewritten within the block, seen": (

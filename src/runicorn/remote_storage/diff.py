@@ -197,9 +197,15 @@ def _decide_other_log(run: Run, entry: FileEntry, known: Known) -> Action:
 def _holds_listed(entry: FileEntry, known: Known) -> bool:
     """Whether the local log is all that is listed, or came from the server later than that."""
     if known.local.size > entry.size:
-        is_later = known.listed is not None and Listed.of(entry).time_ns <= known.local.mtime_ns
+        is_later = known.listed is not None and _time_as_told(entry, known.listed) <= known.local.mtime_ns
         return is_later and known.extends is True
     return known.local.size == entry.size and block_digest(known.hashes) == entry.block_digest
+
+
+def _time_as_told(entry: FileEntry, before: Listed) -> int:
+    """The listed time, no more exact than the one that the copy got."""
+    time_ns = Listed.of(entry).time_ns
+    return time_ns if before.mtime_ns is not None else time_ns // 10**9 * 10**9
 
 
 def may_be_prefix(entry: FileEntry, known: Known) -> bool:
