@@ -321,7 +321,8 @@ class Lives(RuleBasedStateMachine):
             force = mirror.deletes
             self.sync(mirror, force_delete=force)
             self.look(mirror, force=force, undisturbed=True)
-            assert self.oracle.complete(mirror.path, self.root) == []
+            lacking = self.oracle.complete(mirror.path, self.root)
+            assert lacking == [], "\n".join(lacking)
             if mirror.deletes:
                 self.removes_what_is_gone(mirror)
 
