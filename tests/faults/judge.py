@@ -17,6 +17,8 @@ OTHER_INODE = "it took another inode, and is of the same generation"
 """What a killed sync appended and could not record is more than an older manifest, or the base of the
 journal, lists: going on from there, the next sync replaces the log."""
 
+BEHIND = ("it is not as it was recorded", "it is recorded as synced, and is not there")
+
 
 class Judge:
     """Holds the mirrors of one root against what the root has ever been.
@@ -66,9 +68,10 @@ class Judge:
         _require_none(mirror, faults)
 
     def _is_kept(self, fault: str) -> bool:
-        """What a killed sync brought and could not record, and the server removed then, is kept, and told."""
+        """Of what the server has removed since, a record may be behind: what a killed sync brought is kept,
+        and told; what it removed stays marked as gone."""
         _, path, what = fault.split(": ", 2)
-        return what.startswith("it is not as it was recorded") and not (self._root / path).exists()
+        return what.startswith(BEHIND) and not (self._root / path).exists()
 
     def decide_complete(self, mirror: Path, *, deletes: bool = False, keeps: bool = False) -> None:
         """The same after an undisturbed sync of a root that stands still: the mirror is the root.

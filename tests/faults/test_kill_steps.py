@@ -21,15 +21,16 @@ from tests.faults.world import World
 LONGEST = scale(120, 1800)
 
 
-def chosen(steps: list[str], covered: set[str], round_of: int) -> Iterator[int]:
-    """The steps to kill at: all of them in a soak, else one for each place that was not covered yet."""
+def chosen(steps: list[str], covered: set[str]) -> Iterator[int]:
+    """The steps to kill at: all of them in a soak, else one for each function that was not covered yet."""
     if SOAK_END:
         yield from (number for number in turns(len(steps), len(steps)))
         return
-    for place in dict.fromkeys(steps):
-        if place not in covered:
-            covered.add(place)
-            yield steps.index(place) + (len(covered) + round_of) % 2
+    for number, place in enumerate(steps):
+        function = place.partition(" < ")[0]
+        if function not in covered:
+            covered.add(function)
+            yield number + len(covered) % 2
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def test_a_client_killed_at_its_steps(world: World, scenario: Scenario) -> None:
     client.prepare()
     steps = client.whole(steps=True).steps
     stride = max(1, len(steps) // scenario.most) if scenario.most and SOAK_END else 1
-    for number in chosen(steps[::stride], COVERED, 0):
+    for number in chosen(steps[::stride], COVERED):
         at = number * stride
         try:
             count(Tried.KILLED_SYNCS, client.killed(at))
@@ -227,7 +228,7 @@ def test_a_generator_killed_at_its_steps(world: World, kind: str) -> None:
     if kind == "first":
         shutil.rmtree(world.root / ".runicorn")
         steps = world.generate(*options, sets=sets, steps=True).expect(0).steps
-    for number in chosen(steps, PUBLISHED, 0):
+    for number in chosen(steps, PUBLISHED):
         try:
             count(Tried.KILLED_GENERATIONS, killed_generation(world, kind, number))
         except BaseException:
