@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import itertools
+import json
+import os
 import random
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -47,9 +53,60 @@ sys.exit(CALL)
 GENERATE = "main(['generate-manifest', '--root', root])"
 
 
+FARM = """
+import json, os, sys, traceback
+import runicorn.cli.generate_manifest, runicorn.manifest.watch, tests.manifest.test_watch_kill
+for line in sys.stdin:
+    code, arguments, said = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        ended = 70
+        try:
+            for number, path in enumerate(said, 1):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+            sys.argv = ["-c", *arguments]
+            exec(code, {"__name__": "__main__"})
+        except SystemExit as error:
+            ended = error.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(ended)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@functools.cache
+def farm() -> subprocess.Popen[str]:
+    """A process with everything loaded, which has the others for its children; it ends with this one."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", FARM]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+    def end() -> None:
+        process.communicate(timeout=60)
+
+    atexit.register(end)
+    return process
+
+
 def child(root: Path, step: int, how: str, call: str = GENERATE) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", CHILD.replace("CALL", call), str(root), str(step), how]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    process, arguments = farm(), [str(root), str(step), how]
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with tempfile.TemporaryDirectory() as folder:
+        said = [Path(folder, name) for name in ("out", "err")]
+        order = [CHILD.replace("CALL", call), arguments, [*map(str, said)]]
+        process.stdin.write(json.dumps(order) + "\n")
+        process.stdin.flush()
+        ready, _, _ = select.select([process.stdout], [], [], 60)
+        assert ready, "the child does not end"
+        code = int(process.stdout.readline())
+        return subprocess.CompletedProcess(arguments, code, *(each.read_text("utf-8") for each in said))
 
 
 class History:
