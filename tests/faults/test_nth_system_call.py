@@ -1,4 +1,4 @@
-"""Calls of SQLite on the state of a mirror fail at their n-th use; strace makes them, they lie in C."""
+"""SQLite's calls on the state of a mirror fail at their n-th use; being made in C, they fail by strace."""
 
 from __future__ import annotations
 
