@@ -107,7 +107,7 @@ class Client:
         assert "internal error" not in ended.said, ended.said
         if ended.code in (1, 9):
             assert "runicorn: " in ended.said, ended
-        known = self.behind and not self._is_begun_anew(case)
+        known = not self._is_begun_anew(case) and self.behind
         self.scene.judge(behind=self.behind, is_whole=ended.code == 0 and known)
         assert temporary_names(self.scene.place) == []
         sync_undisturbed(self.scene)
