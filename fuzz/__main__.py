@@ -27,7 +27,8 @@ def put(folder: Path, content: bytes) -> Path:
     """A file whose name is the beginning of the SHA-1 of its content."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / hashlib.sha1(content, usedforsecurity=False).hexdigest()[:12]
-    path.write_bytes(content)
+    if not path.exists():
+        path.write_bytes(content)
     return path
 
 
