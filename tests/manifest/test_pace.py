@@ -70,6 +70,10 @@ def test_soonest_whole_generation_at_the_beginning_is_at_once() -> None:
     clock.now += 100
     pace.all_soon(hold=False)
     assert pace.all_is_due()
+    whole(clock, pace, 0.0)
+    assert pace.due(changed=False) > clock.now
+    pace.all_soon(hold=False)
+    assert pace.due(changed=False) == clock.now
 
 
 def test_first_change_is_published_after_the_debounce() -> None:
