@@ -88,6 +88,8 @@ def _result(module: str) -> Result | None:
     if not meta.exists():
         return None
     ends = Counter(json.loads(meta.read_text("utf-8"))["exit_code_by_key"].values())
+    if None in ends:
+        return None  # it was interrupted, or is under way
     known = {SURVIVED, *NO_TESTS, *KILLED, *SLOW}
     if unknown := sorted(map(str, set(ends) - known)):
         raise SystemExit(f"mutants: {module} has mutants without a verdict ({', '.join(unknown)})")
