@@ -240,15 +240,16 @@ def test_thousands_of_files_in_one_media_folder(
     first = sync(mirror, "journal")
     assert (first["files_synced"], first["failed_count"]) == (total, 0)
     assert int(str(first["requests"])) <= 40
-    for method, most in (("journal", 8), ("manifest", 16), ("walk", 200)):
+    # A walk looks again at what is young: the run's own six files, and those that are new.
+    for method, most, young in (("journal", 8, 0), ("manifest", 16, 0), ("walk", 200, 8)):
         nothing = sync(mirror, method)
-        assert nothing["files_synced"] in ((0,) if method != "walk" else range(8)), nothing
+        assert int(str(nothing["files_synced"])) <= young, nothing
         assert int(str(nothing["requests"])) <= most, nothing
         (media / f"new-{method}.png").write_bytes(b"new")
         commands.run("generate-manifest", "--root", root).expect(0)
         one = sync(mirror, method)
         assert (mirror / MEDIA / f"new-{method}.png").exists()
-        assert int(str(one["files_synced"])) <= 8, one
+        assert int(str(one["files_synced"])) <= young + 1, one
         assert int(str(one["requests"])) <= most + 40, one
     assert {path.name: path.read_bytes() for path in (mirror / MEDIA).iterdir()} == {
         path.name: path.read_bytes() for path in media.iterdir()

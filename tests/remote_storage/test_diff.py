@@ -145,7 +145,7 @@ LOG_CASES = {
         replace(a_log(A), mtime_ns=OLD * 10**9 + 5),
         holding(A + B, a_log(A + B, digest=False), extends=True),
         "running",
-        "Note",
+        "Fetch longer than listed",
     ),
     "longer on disk": (a_log(A), holding(A + B, extends=True), "running", "Fetch longer than listed"),
     "longer on disk, other": (a_log(A), holding(B + B, extends=False), "running", "Fetch rewritten"),
@@ -195,6 +195,25 @@ def test_decide_log(case: str) -> None:
     entry, known, state, expected = LOG_CASES[case]
     run = a_run(entry, state=state)
     assert decide(run, entry, known) == made(expected, run, entry, known)
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        (holding(A + B, a_log(A + B, digest=False), extends=True), "Note"),
+        (holding(A + B, a_log(A + B, digest=False), extends=False), "Fetch rewritten"),
+        (holding(A + B, a_log(A + B, digest=False, mtime=OLD - 1), extends=True), "Fetch longer than listed"),
+        (holding(A, a_log(A, digest=False)), "Note"),
+        (holding(A + B, extends=True), "Fetch longer than listed"),
+    ],
+)
+def test_older_states_do_not_cut_a_log_of_the_same_second(known: Known, expected: str) -> None:
+    """They come when the journal is read from its beginning; a walk tells seconds only."""
+    entry = replace(a_log(A), mtime_ns=OLD * 10**9 + 5)
+    run = a_run(entry)
+    if known.listed is not None and known.listed.mtime == OLD - 1:
+        known = replace(known, local=replace(known.local, mtime_ns=(OLD - 1) * 10**9))
+    assert decide(run, entry, known, may_be_older=True) == made(expected, run, entry, known)
 
 
 def young(known: Known, seen: float | None) -> Known:

@@ -523,6 +523,17 @@ def test_edit_that_leaves_no_trace_is_found_by_a_digest_behind_a_walk(site: Site
     site.assert_equal()
 
 
+def test_log_that_was_cut_in_the_second_in_which_a_walk_brought_it_is_cut_here_too(site: Site) -> None:
+    log = site.root / RUN / "events.jsonl"
+    os.utime(log, ns=(OLD * 10**9, OLD * 10**9 + 1))
+    site.sync(method="walk")
+    log.write_bytes(b"")
+    os.utime(log, ns=(OLD * 10**9, OLD * 10**9 + 2))
+    site.publish()
+    assert site.sync().failed_count == 0
+    site.assert_equal()
+
+
 def test_touched_file_is_not_fetched_again(site: Site) -> None:
     site.publish()
     site.sync()

@@ -105,7 +105,9 @@ class SyncPlan:
         self.transfers.sort(key=lambda each: (each.entry.priority, -each.run.updated_at, each.entry.path))
 
 
-def decide(run: Run, entry: FileEntry, known: Known | None, now: float = 0.0) -> Action | None:
+def decide(
+    run: Run, entry: FileEntry, known: Known | None, now: float = 0.0, *, may_be_older: bool = False
+) -> Action | None:
     """What has to be done for one file.
 
     Args:
@@ -113,6 +115,8 @@ def decide(run: Run, entry: FileEntry, known: Known | None, now: float = 0.0) ->
         entry: how the listing describes it.
         known: the file in the mirror, or None when there is none.
         now: this machine's clock, seconds since the epoch.
+        may_be_older: whether the listing may be of a time before the mirror's last sync, as a journal that is
+            read from its beginning.
 
     Returns:
         None when nothing has to be done.
@@ -120,7 +124,7 @@ def decide(run: Run, entry: FileEntry, known: Known | None, now: float = 0.0) ->
     if known is None:
         return Fetch(run, entry, "new")
     if entry.is_log:
-        return _decide_log(run, entry, known, now)
+        return _decide_log(run, entry, known, now, may_be_older=may_be_older)
     same = known.listed is not None and known.listed.same_as(Listed.of(entry))
     if entry.sha256 is not None:
         same_content = known.hashes == (bytes.fromhex(entry.sha256),)
@@ -170,7 +174,9 @@ def _looks_like_log(entry: FileEntry, known: Known) -> bool:
     return known.listed is None and entry.block_digest is None and _looks_like(entry, known)
 
 
-def _decide_log(run: Run, entry: FileEntry, known: Known, now: float) -> Action | None:
+def _decide_log(run: Run, entry: FileEntry, known: Known, now: float, *, may_be_older: bool) -> Action | None:
+    if may_be_older and _is_of_the_same_second(entry, known):
+        return Note(run, entry, known)
     held, listed = known.local.size, known.listed
     # What was brought without a digest may be anything of that size and time.
     is_told = listed is not None and (entry.block_digest is None or listed.digest is not None)
@@ -197,15 +203,18 @@ def _decide_other_log(run: Run, entry: FileEntry, known: Known) -> Action:
 def _holds_listed(entry: FileEntry, known: Known) -> bool:
     """Whether the local log is all that is listed, or came from the server later than that."""
     if known.local.size > entry.size:
-        is_later = known.listed is not None and _time_as_told(entry, known.listed) <= known.local.mtime_ns
+        is_later = known.listed is not None and Listed.of(entry).time_ns <= known.local.mtime_ns
         return is_later and known.extends is True
     return known.local.size == entry.size and block_digest(known.hashes) == entry.block_digest
 
 
-def _time_as_told(entry: FileEntry, before: Listed) -> int:
-    """The listed time, no more exact than the one that the copy got."""
-    time_ns = Listed.of(entry).time_ns
-    return time_ns if before.mtime_ns is not None else time_ns // 10**9 * 10**9
+def _is_of_the_same_second(entry: FileEntry, known: Known) -> bool:
+    """Whether a longer log that begins as the listed one was brought by what tells seconds only, and is of
+    the listed second: then nothing tells which is the later one."""
+    if known.listed is None or known.listed.mtime_ns is not None or known.local.size <= entry.size:
+        return False
+    is_same = Listed.of(entry).time_ns // 10**9 == known.local.mtime_ns // 10**9
+    return is_same and known.extends is True
 
 
 def may_be_prefix(entry: FileEntry, known: Known) -> bool:

@@ -44,6 +44,7 @@ class ListingRung:
 
     Attributes:
         held: how many files the mirror held before this sync, when the rung above has counted them.
+        published: the state that the journal's HEAD tells, when it was read.
     """
 
     def __init__(self, context: SyncContext, *, is_intact: bool) -> None:
@@ -54,6 +55,8 @@ class ListingRung:
         self._tried: set[str] = set()
         self._refused: set[str] = set()
         self.held: int | None = None
+        self.published: Identity | None = None
+        self._is_doubtful = False
         self._snapshot = ""
         self._unlisted: list[Gone] = []
         self.report = context.report
@@ -74,8 +77,9 @@ class ListingRung:
 
     def distrust(self) -> None:
         """Compare all that is listed, also when it is the state of the cursor: what brought the mirror there
-        has turned out not to fit together."""
+        has turned out not to fit together, or not to be the history of the root any more."""
         self._is_intact = False
+        self._is_doubtful = True
 
     def learn(self) -> Listing:
         """The listing by the best way that works.
@@ -169,8 +173,21 @@ class ListingRung:
     def _epoch(self, listing: Listing) -> int:
         if self._options.dry_run:
             return self._state.lineage[1]
-        lineage = listing.identity.lineage if listing.identity is not None else None
-        return self._state.enter_lineage(lineage, self._options.source)
+        identity = base_identity(listing)
+        lineage = identity.lineage if identity is not None else None
+        # What only a lost future of the root listed was not removed from it: it stays in the epoch before.
+        anew = identity is not None and (self._is_doubtful or self._was_put_back(identity))
+        return self._state.enter_lineage(lineage, self._options.source, anew=anew)
+
+    def _was_put_back(self, listed: Identity) -> bool:
+        """Whether the root is at a state before the mirror's, as when it was restored from a backup."""
+        cursor, head = self._state.cursor, self.published
+        last = None if cursor is None else cursor.base or cursor.identity
+        if last is None or last.lineage is None or last.lineage != listed.lineage:
+            return False
+        if head is not None and head.lineage == last.lineage and head.revision >= last.revision:
+            return False  # its manifests lag behind its journal
+        return listed.revision < last.revision or (listed.revision == last.revision and listed != last)
 
     # -- planning --------------------------------------------------------------------------
 

@@ -110,7 +110,8 @@ def settle_gone(
         return []
     cursor = context.mirror.state.cursor
     last = cursor.identity if cursor is not None else None
-    reason = _reason_for_all(context, evidence, last, (len(gone), held))
+    of_this = sum(each.known.epoch == epoch for each in gone)
+    reason = _reason_for_all(context, evidence, last, (of_this, held))
     if reason:
         context.report.gone_count, context.report.kept_reason = len(gone), reason
         return gone
@@ -140,10 +141,13 @@ def settle_marked(
         MirrorError: the state cannot be written.
     """
     state, report, selection = context.mirror.state, context.report, context.options.selection
+    epoch = state.lineage[1]
     count = of_before = 0
     for page in _pages(state, selection):
         count += len(page)
-        of_before += sum((each.folder, each.inner) not in (came or ()) for each in page)
+        of_before += sum(
+            each.known.epoch == epoch and (each.folder, each.inner) not in (came or ()) for each in page
+        )
     if not count:
         return
     if came is None:
@@ -155,7 +159,7 @@ def settle_marked(
         return
     removed = report.removed_count
     for page in _pages(state, selection):
-        _remove_sure(context, evidence, page, state.lineage[1])
+        _remove_sure(context, evidence, page, epoch)
     if not context.options.delete:
         report.removed_count = removed
 
@@ -269,7 +273,7 @@ def remove_gone(mirror: Mirror, state: MirrorState, gone: list[Gone], epoch: int
 
 def _reason_to_keep_file(mirror: Mirror, gone: Gone, epoch: int) -> str:
     if gone.known.epoch != epoch:
-        return "synced from another root"
+        return "synced from another root, or before this one was put back to an older state"
     try:
         return "" if mirror.signature(gone.path) == gone.known.local else "changed in the mirror"
     except OSError:

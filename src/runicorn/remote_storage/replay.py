@@ -61,6 +61,7 @@ class Replay:
         self._identity, self._generated_at = cursor.identity, cursor.generated_at
         self._is_committed = cursor.identity is not None
         self._began_empty = cursor.began_empty
+        self._begins_anew = cursor.identity is None
         self._priority = 0
         self._has_lost = False
         self._removed: dict[tuple[str, str], None] = {}
@@ -220,7 +221,7 @@ class Replay:
 
     def _take_change(self, run: Run, change: Change, known: Known | None) -> None:
         entry = change.entry
-        action = decide(run, entry, known, time.time())
+        action = decide(run, entry, known, time.time(), may_be_older=self._begins_anew)
         if (action is None or isinstance(action, Note)) and known is not None:
             self._note(run, entry, known, is_new=action is not None)
             return

@@ -61,12 +61,13 @@ class MirrorState(StateDatabase):
             lineage, epoch = self._get("lineage") or (None, 0)
             return lineage, int(epoch)
 
-    def enter_lineage(self, lineage: str | None, source: str = "") -> int:
+    def enter_lineage(self, lineage: str | None, source: str = "", *, anew: bool = False) -> int:
         """Take note of the lineage of what is synced now.
 
         Args:
             lineage: None when it is not known, after a walk.
             source: what tells one root from another when there is no lineage.
+            anew: whether a new epoch begins in any case.
 
         Returns:
             The number of its epoch: files listed in another epoch are never removed. After a walk of
@@ -77,7 +78,7 @@ class MirrorState(StateDatabase):
         known_source = self._get("source") or ""
         if lineage is None and known is not None:
             return epoch if source and source == known_source else 0
-        if epoch == 0 or known != lineage or (lineage is None and known_source != source):
+        if anew or epoch == 0 or known != lineage or (lineage is None and known_source != source):
             epoch += 1
         self._write([("lineage", (lineage, epoch)), ("source", source)])
         return epoch

@@ -219,6 +219,7 @@ class _Ladder:
                 if self._journal.head is not None and _is_damage(error):
                     listing_rung.distrust()
                 listing_rung.held = journal_rung.held
+                listing_rung.published = None if self._journal.head is None else self._journal.head.identity
                 self._leave(error)
         if listing is None:
             listing = listing_rung.learn()
