@@ -18,7 +18,7 @@ from tests.journal.damage import ALL, damages
 from tests.journal.forge import ONE, TWO
 from tests.journal.test_golden import EXPECTED, GOLDEN, epoch
 
-COUNT = int(os.environ.get("RUNICORN_DAMAGES", "3000"))
+COUNT = int(os.environ.get("RUNICORN_DAMAGES", "1500"))
 PARTS = 10
 SECONDS = 5.0
 EPOCHS = {ONE: epoch(ONE), TWO: epoch(TWO)}
