@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-seconds=${1:-1740}
-RUNICORN_SOAK_END=$(($(date +%s) + seconds)) .venv/bin/pytest -n 2 --dist worksteal tests/faults
+seconds=${1:-1500}  # what is under way then may take some minutes to its end
+RUNICORN_SOAK_END=$(($(date +%s) + seconds)) RUNICORN_SOAK_SLICE=$((seconds / 40)) \
+  .venv/bin/pytest -n 2 --dist worksteal tests/faults
 echo "the soak took ${SECONDS} s"

@@ -202,6 +202,7 @@ class Oracle:
         force: bool = False,
         undisturbed: bool = False,
         anew: bool = False,
+        forgot: bool = False,
     ) -> list[str]:
         """What breaks a law in a mirror, one line each; empty when all four hold.
 
@@ -212,6 +213,8 @@ class Oracle:
             undisturbed: whether the last sync came to its end: then nothing is half done.
             anew: whether a sync insisted on reading the journal from its beginning: it goes through all
                 generations of a log once more, and ends with the same one on another inode.
+            forgot: whether it did so without any record of the mirror: then no state that it goes through can
+                be told from one that came later.
         """
         before = self._look_at(mirror)
         if not mirror.exists():
@@ -222,7 +225,7 @@ class Oracle:
             if path.rpartition("/")[2] == "status.json" and says_ended(content):
                 self._ended.add(path.rpartition("/")[0])
         found += self._law_4(before, contents, deletes=deletes, force=force)
-        found += self._laws_1_and_3(before, mirror, contents, records, anew=anew)
+        found += self._laws_1_and_3(before, mirror, contents, records, (anew, forgot))
         found += self._law_2(before, mirror, contents, records, undisturbed=undisturbed)
         self._remember(before, mirror, contents, records)
         return sorted(found)
@@ -276,9 +279,9 @@ class Oracle:
         mirror: Path,
         contents: Mapping[str, bytes],
         records: Records,
-        *,
-        anew: bool,
+        rereads: tuple[bool, bool],
     ) -> Iterator[str]:
+        anew, forgot = rereads
         for path, content in contents.items():
             if before.others.get(path) == sha256(content).hexdigest():
                 continue
@@ -289,7 +292,7 @@ class Oracle:
                 yield fault
                 continue
             has_others = anew and len(self.history.generations(path)) > 1
-            if path in before.logs and not has_others:
+            if path in before.logs and not has_others and not forgot:
                 yield from self._growth(path, before.logs[path], mirror, content)
 
     def _is_torn_by_a_kill(self, path: str, content: bytes, records: Records) -> bool:

@@ -14,6 +14,9 @@ from enum import Enum
 SOAK_END = float(os.environ.get("RUNICORN_SOAK_END", "0"))
 """When the soak ends, in seconds since the epoch; 0 in `make test`."""
 
+SLICE = float(os.environ.get("RUNICORN_SOAK_SLICE", "40"))
+"""Seconds of a soak that one loop of turns gets, so that each has some."""
+
 LEAST_SYNCS, LEAST_GENERATIONS = 10_000, 2_000
 """Faulted or killed syncs, and killed generations, without which a soak has failed."""
 
@@ -54,9 +57,11 @@ def scale(small: int, full: int) -> int:
     return full if SOAK_END else small
 
 
-def turns(small: int, full: int) -> Iterator[int]:
-    """Numbers from 0 on, ``small`` or ``full`` of them; a soak ends them early when its time is over."""
+def turns(small: int, full: int, *, slices: float = 1.0) -> Iterator[int]:
+    """Numbers from 0 on, ``small`` or ``full`` of them; in a soak fewer when its time is over, or so many
+    slices of it."""
+    end = min(SOAK_END, time.time() + slices * SLICE)
     for number in range(scale(small, full)):
-        if SOAK_END and number and time.time() >= SOAK_END:
+        if SOAK_END and number and time.time() >= end:
             return
         yield number

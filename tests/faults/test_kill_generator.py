@@ -160,7 +160,7 @@ class Killer:
 @pytest.mark.timeout(scale(90, 1800))
 @pytest.mark.parametrize("part", range(scale(1, 4)))
 def test_kills_while_clients_follow(tmp_path: Path, part: int) -> None:
-    for number in turns(1, 25):
+    for number in turns(1, 25, slices=2):
         seed = SEED + 100 * part + number
         print(f"RUNICORN_KILL_SEED={seed}")
         place = tmp_path / str(number)

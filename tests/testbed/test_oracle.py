@@ -255,6 +255,14 @@ def test_law_3_a_journal_that_was_read_anew_may_replace_a_log_that_had_generatio
     assert world.look(anew=True) == []
 
 
+def test_law_3_without_any_record_a_journal_that_is_read_anew_may_replace_a_log(world: World) -> None:
+    log = f"{world.running}/logs.txt"
+    _anew(world.mirror / log)
+    assert world.look(anew=True, forgot=True) == []
+    (world.mirror / log).write_bytes(b"another log\n")
+    assert any(log in fault for fault in world.look(anew=True, forgot=True))
+
+
 # -- law 2 -------------------------------------------------------------------------------------
 
 
