@@ -2,7 +2,7 @@ PYTHON ?= python3
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo demo test check docs soak bench clean
+.PHONY: help setup setup-demo demo test check docs site dist soak bench clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ check: setup  ## lint, format and types
 
 docs: setup  ## write docs/cli.md anew from the help texts
 	@.venv/bin/python scripts/cli_reference.py
+
+site: setup  ## build docs as a site, into build/site
+	@scripts/site.sh
 
 soak: setup  ## every fault at its full count, for 30 minutes at most; SOAK=300 for 300 seconds
 	@scripts/soak.sh $(SOAK)

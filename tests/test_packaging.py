@@ -92,7 +92,7 @@ def test_metadata_say_what_the_project_is(wheel: Path) -> None:
     if sys.version_info < (3, 14):
         needed.add("backports-zstd")
     assert {canonicalize_name(each.name) for each in _run_time_requirements(wheel)} == needed
-    assert set(said.get_all("Provides-Extra", [])) == {"dev", "paramiko", "watch"}
+    assert set(said.get_all("Provides-Extra", [])) == {"dev", "docs", "paramiko", "watch"}
 
 
 def test_source_archive_can_be_built_from(built: Path) -> None:
@@ -101,7 +101,7 @@ def test_source_archive_can_be_built_from(built: Path) -> None:
         names = {name.partition("/")[2] for name in opened.getnames()}
     assert {"README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "src/runicorn/__init__.py"} <= names
     assert not any(
-        name.startswith(("tests", "testbed", "demo", "benchmarks", "docs", "."))
+        name.startswith(("tests", "testbed", "demo", "benchmarks", "docs", "examples", "."))
         for name in names - {".gitignore"}
     )
 

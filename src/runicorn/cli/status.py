@@ -38,7 +38,10 @@ Exit codes:
 @click.argument("mirror", required=False)
 @click.option("--root", type=_PATH, help="Folder that holds the runs, on this machine.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object, see docs/sync-json.md and docs/server.md."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="One JSON object, see docs/sync-json.md and docs/howto/monitoring.md.",
 )
 @click.option(
     "--prometheus",
