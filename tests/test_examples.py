@@ -118,7 +118,15 @@ def test_runs_of_a_training_arrive_live_and_are_analysed_while_they_sync(tmp_pat
         assert begun == {"gpu1", "gpu2"}
         before = {row[0] for row in _analysis(mirrors / "gpu1")}
 
-        train = [sys.executable, EXAMPLES / "train.py", roots[0], "--steps", str(STEPS), "--pause", "0.01"]
+        train: list[str | Path] = [
+            sys.executable,
+            EXAMPLES / "train.py",
+            roots[0],
+            "--steps",
+            str(STEPS),
+            "--pause",
+            "0.01",
+        ]
         training = stack.enter_context(subprocess.Popen(train))
         stack.callback(training.kill)
         client.wait_for("gpu1:")
