@@ -161,3 +161,29 @@ def test_installed_alone_it_runs(wheel: Path, tmp_path: Path) -> None:
     assert not (mirror / "project/name/runs/run_1/notes.txt").exists()
     everything = "import runicorn.remote_storage as r; print(len([getattr(r, name) for name in r.__all__]))"
     assert int(_run(python, "-W", "error", "-c", everything)) > 0
+
+
+@pytest.mark.parametrize(
+    ("code", "modules"),
+    [
+        ("import runicorn", {"runicorn", "runicorn._version"}),
+        (
+            "import runicorn.cli; runicorn.cli.main(['--help'])",
+            {
+                "runicorn",
+                "runicorn._version",
+                "runicorn.cli",
+                "runicorn.errors",
+                "runicorn.manifest",
+                "runicorn.manifest.rules",
+            },
+        ),
+    ],
+    ids=["import", "help"],
+)
+def test_start_loads_no_more_than_it_needs(code: str, modules: set[str]) -> None:
+    slow = {"paramiko", "rich", "pathspec", "sqlite3", "asyncio", "filelock", "platformdirs", "tomlkit"}
+    report = "print('\\n' + ' '.join(sys.modules))"
+    loaded = _run(sys.executable, "-c", f"import sys; {code}; {report}").splitlines()[-1].split()
+    assert {name for name in loaded if name.partition(".")[0] == "runicorn"} == modules
+    assert not slow & set(loaded)

@@ -27,7 +27,7 @@ Exit codes:
 """
 
 
-@click.group("remote", help=_HELP, short_help="Give sources names.")
+@click.group("remote", help=_HELP)
 def command() -> None:
     """The group."""
 
