@@ -35,7 +35,7 @@ napoleon_use_ivar = True  # fields of dataclasses are members already
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 
 html_theme = "furo"
 html_title = f"runicorn {__version__}"
@@ -67,7 +67,8 @@ def _docstrings(text: str) -> str:
     """The docstrings of each module that a heading names."""
 
     def with_docstrings(heading: re.Match[str]) -> str:
-        lines = ["```{eval-rst}", f".. automodule:: {heading[1]}", "```"]
+        tree = ["   :show-inheritance:"] if heading[1] == "runicorn.errors" else []
+        lines = ["```{eval-rst}", f".. automodule:: {heading[1]}", *tree, "```"]
         return "\n".join([heading[0], "", *lines])
 
     return re.sub(r"^## (runicorn[\w.]*)$", with_docstrings, text, flags=re.MULTILINE)
@@ -98,5 +99,6 @@ def _complete(app: Sphinx, name: str, source: list[str]) -> None:
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _complete)
+    app.connect("env-get-outdated", lambda *_: ["index"])  # its contents follow from which pages are there
     for language in ("crontab", "sshconfig"):
         app.add_lexer(language, TextLexer)
