@@ -24,6 +24,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "index"
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["img"]
+smartquotes = False  # options and messages are shown as they are
 default_role = "code"  # what stands in single backquotes in a docstring
 highlight_language = "text"
 
