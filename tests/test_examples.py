@@ -61,6 +61,10 @@ class Program:
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
         self._process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; returns the exit code."""
         return self._process.wait(SECONDS)
 
     def close(self) -> None:
@@ -147,11 +151,13 @@ def test_client_tells_what_cannot_pass_by_itself_and_ends(tmp_path: Path) -> Non
         ssh = {"RUNICORN_SSH": shlex.join([*server.ssh_command, "-o", f"HostName={server.host}"])}
         with _running("client.py", tmp_path / "mirrors", "gpu1:/nothing", environment=ssh) as client:
             assert "(exit code 6)" in client.wait_for("gpu1: there is no folder")
+            assert client.wait() == 1
 
 
 def test_server_tells_what_is_wrong_with_its_root(tmp_path: Path) -> None:
     with _running("server.py", tmp_path / "nothing") as publisher:
         publisher.wait_for("nothing")
+        assert publisher.wait() == 1
 
 
 @pytest.fixture
@@ -179,7 +185,9 @@ def test_nightly_script_syncs_proves_and_keeps_a_copy(tmp_path: Path, programs: 
     script = _without_jitter(tmp_path)
     _run(["sh", script, root, mirror, backups], programs)
     damaged = mirror / run.relative_to(root) / "summary.json"
-    damaged.write_bytes(b"?")
+    before = damaged.stat()
+    damaged.write_bytes(b"?" * before.st_size)  # as bits that rot do, which a sync does not look for
+    os.utime(damaged, ns=(before.st_atime_ns, before.st_mtime_ns))
     _run(["sh", script, root, mirror, backups], programs)
     (archive,) = backups.iterdir()
     with tarfile.open(archive) as opened:
