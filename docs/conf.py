@@ -101,5 +101,5 @@ def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _complete)
     app.connect("env-get-outdated", lambda *_: ["index"])  # its contents follow from which pages are there
-    for language in ("crontab", "sshconfig"):
+    for language in ("crontab", "sshconfig", "sshdconfig"):
         app.add_lexer(language, TextLexer)

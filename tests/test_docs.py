@@ -3,7 +3,8 @@
 Every fenced block is checked by its language:
 
 - ``bash``, ``console`` (lines after ``$ ``; the rest is their output), ``crontab``: each command is run;
-- ``python``: is executed; ``ini``: is parsed, and its ``ExecStart`` run; ``sshconfig``: is parsed by ssh.
+- ``python``: is executed; ``ini``: is parsed, and its ``ExecStart`` run; ``sshconfig``: is parsed by ssh;
+  ``sshdconfig``: a sync from a real sshd with it, but for the chroot, which takes root.
 - A block of any other language, or one under ``<!-- not executed: reason -->``, is counted in NOT_EXECUTED.
 
 Sentinels of the documents and what they stand for here, in an `Arena`:
@@ -40,6 +41,7 @@ import pytest
 from runicorn import errors
 from runicorn.manifest import ManifestGenerator
 from testbed.embedded import EmbeddedServer
+from testbed.sshd import Sshd
 from testbed.trees import make_tree
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +61,7 @@ NOT_EXECUTED = {
     "docs/howto/many-servers.md": 1,
     "docs/howto/monitoring.md": 2,
     "docs/howto/nfs.md": 0,
-    "docs/howto/sftp-only.md": 1,
+    "docs/howto/sftp-only.md": 0,
     "docs/howto/ssh.md": 1,
     "docs/howto/systemd.md": 1,
     "docs/index.md": 0,
@@ -76,7 +78,7 @@ NOT_EXECUTED = {
 PAGES = sorted(NOT_EXECUTED)
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"<!-- not executed: \S.*-->\n\Z")
-_CHECKED = ("bash", "console", "crontab", "python", "ini", "sshconfig")
+_CHECKED = ("bash", "console", "crontab", "python", "ini", "sshconfig", "sshdconfig")
 
 _DROP_JUMP_HOSTS = """#!/bin/sh
 skip=
@@ -346,6 +348,31 @@ def test_ssh_configuration_is_one(block: Block, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "controlmaster auto\n" in done.stdout
+
+
+@pytest.mark.parametrize("block", _checked("sshdconfig"), ids=str)
+def test_account_of_sftp_alone_can_be_synced_from(block: Block, arena: Arena) -> None:
+    arena.publish()
+    match, *lines = [line.strip() for line in block.text.splitlines()]
+    assert match.startswith("Match Group ")
+    kept = [line for line in lines if not line.startswith("ChrootDirectory ")]
+    assert len(kept) == len(lines) - 1
+    with Sshd(extra_config=["Match all", *kept]) as sshd:
+        ssh = [*sshd.ssh_command, sshd.host]
+        done = subprocess.run(
+            [*ssh, "echo a shell"],
+            check=False,
+            input="",
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+        )
+        assert "a shell" not in done.stdout
+        ssh[0] = str(shutil.which("ssh"))  # not the arena's
+        arena.run(
+            f"runicorn sync {ssh.pop(-1)}:{arena.root} ./experiments --ssh {shlex.quote(shlex.join(ssh))}"
+        )
+    assert list(arena.work.rglob("status.json"))
 
 
 def test_fields_that_the_monitoring_asks_for_exist(arena: Arena) -> None:
