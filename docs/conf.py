@@ -77,13 +77,12 @@ def _docstrings(text: str) -> str:
 
 def _programs(text: str) -> str:
     """The programs of examples.md, each behind the paragraph that links to it."""
+    languages = {"py": "python", "sh": "sh"}
     parts = []
     for part in text.split("\n\n"):
         parts.append(part)
-        parts += [
-            f"```{{literalinclude}} {path}\n```"
-            for path in re.findall(r"\]\((\.\./examples/[\w.-]+)\)", part)
-        ]
+        for path, suffix in re.findall(r"\]\((\.\./examples/\w+\.(\w+))\)", part):
+            parts.append(f"```{{literalinclude}} {path}\n:language: {languages[suffix]}\n```")
     return "\n\n".join(parts)
 
 
@@ -100,6 +99,5 @@ def _complete(app: Sphinx, name: str, source: list[str]) -> None:
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _complete)
-    app.connect("env-get-outdated", lambda *_: ["index"])  # its contents follow from which pages are there
     for language in ("crontab", "sshconfig", "sshdconfig"):
         app.add_lexer(language, TextLexer)
