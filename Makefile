@@ -2,7 +2,7 @@ PYTHON ?= python3
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo setup-fuzz setup-mutants demo test check docs soak fuzz coverage mutants bench clean
+.PHONY: help setup setup-demo setup-fuzz setup-mutants demo test check docs site picture dist soak fuzz coverage mutants bench clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,15 @@ check: setup  ## lint, format and types
 
 docs: setup  ## write docs/cli.md anew from the help texts
 	@.venv/bin/python scripts/cli_reference.py
+
+site: setup  ## build docs as a site, into build/site
+	@scripts/site.sh
+
+picture: setup  ## draw docs/img anew: what sync and status print
+	@.venv/bin/python scripts/picture.py
+
+dist: setup  ## build wheel and source archive, into dist
+	@.venv/bin/python -m hatchling build -d dist
 
 soak: setup  ## every fault at its full count, for 30 minutes at most; SOAK=300 for 300 seconds
 	@scripts/soak.sh $(SOAK)

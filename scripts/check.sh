@@ -5,4 +5,4 @@ cd "$(dirname "$0")/.."
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/mypy src testbed benchmarks demo fuzz scripts tests
+.venv/bin/mypy src testbed benchmarks demo fuzz scripts tests examples docs/conf.py

@@ -3,7 +3,8 @@
 Every fenced block is checked by its language:
 
 - ``bash``, ``console`` (lines after ``$ ``; the rest is their output), ``crontab``: each command is run;
-- ``python``: is executed; ``ini``: is parsed, and its ``ExecStart`` run; ``sshconfig``: is parsed by ssh.
+- ``python``: is executed; ``ini``: is parsed, and its ``ExecStart`` run; ``sshconfig``: is parsed by ssh;
+  ``sshdconfig``: a sync from a real sshd with it, but for the chroot, which takes root.
 - A block of any other language, or one under ``<!-- not executed: reason -->``, is counted in NOT_EXECUTED.
 
 Sentinels of the documents and what they stand for here, in an `Arena`:
@@ -19,12 +20,14 @@ The output of a command is compared after numbers, sizes and identifiers were bl
 
 from __future__ import annotations
 
+import ast
 import configparser
 import contextlib
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -38,6 +41,7 @@ import pytest
 from runicorn import errors
 from runicorn.manifest import ManifestGenerator
 from testbed.embedded import EmbeddedServer
+from testbed.sshd import Sshd
 from testbed.trees import make_tree
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -46,21 +50,36 @@ COMMAND_SECONDS = 30.0
 
 NOT_EXECUTED = {
     "README.md": 1,
+    "docs/api.md": 0,
     "docs/architecture.md": 1,
     "docs/cli.md": 14,
-    "docs/client.md": 2,
+    "docs/client.md": 0,
+    "docs/comparison.md": 0,
+    "docs/examples.md": 0,
+    "docs/howto/backups.md": 0,
+    "docs/howto/filters.md": 0,
+    "docs/howto/many-servers.md": 1,
+    "docs/howto/monitoring.md": 2,
+    "docs/howto/nfs.md": 0,
+    "docs/howto/sftp-only.md": 0,
+    "docs/howto/ssh.md": 1,
+    "docs/howto/systemd.md": 1,
+    "docs/index.md": 0,
     "docs/journal-format.md": 0,
     "docs/manifest-format.md": 0,
+    "docs/python.md": 1,
+    "docs/quickstart.md": 1,
     "docs/reliability.md": 0,
-    "docs/server.md": 5,
+    "docs/server.md": 1,
     "docs/sync-json.md": 0,
+    "docs/troubleshooting.md": 0,
 }
 """How many blocks of each document nobody runs: pictures, help texts, and those that say why."""
 
 PAGES = sorted(NOT_EXECUTED)
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"<!-- not executed: \S.*-->\n\Z")
-_CHECKED = ("bash", "console", "crontab", "python", "ini", "sshconfig")
+_CHECKED = ("bash", "console", "crontab", "python", "ini", "sshconfig", "sshdconfig")
 
 _DROP_JUMP_HOSTS = """#!/bin/sh
 skip=
@@ -116,14 +135,15 @@ def _checked(*languages: str) -> list[Block]:
 
 
 class Arena:
-    """A server as the documents speak of it, and a client's home; see the head of this module."""
+    """A server as the documents speak of it, and a client's home; see the head of this module.
+
+    Tree and server are made once; for each user of them nothing is published yet, and the home is empty.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "served" / SENTINEL.lstrip("/")
-        self.work = folder / "work"
-        self.home = folder / "home"
         self.programs = folder / "bin"
-        for each in (self.root, self.work, self.home, self.programs):
+        for each in (self.root, self.programs):
             each.mkdir(parents=True)
         make_tree(self.root, 24, files=6, running=4)
         self._served = folder / "served"
@@ -142,6 +162,13 @@ class Arena:
             )
             self._make_program("python3", f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
             yield self
+
+    def begin(self, folder: Path) -> None:
+        """Give a client a new home below `folder`, and forget what was published."""
+        self.work, self.home = folder / "work", folder / "home"
+        for each in (self.work, self.home):
+            each.mkdir()
+        shutil.rmtree(self.root / ".runicorn", ignore_errors=True)
 
     def publish(self) -> None:
         """Publish a full manifest."""
@@ -180,10 +207,16 @@ class Arena:
         path.chmod(0o755)
 
 
-@pytest.fixture
-def arena(tmp_path: Path) -> Iterator[Arena]:
-    with Arena(tmp_path).serve() as made:
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+    with Arena(tmp_path_factory.mktemp("arena")).serve() as made:
         yield made
+
+
+@pytest.fixture
+def arena(served: Arena, tmp_path: Path) -> Arena:
+    served.begin(tmp_path)
+    return served
 
 
 def _blotted(text: str) -> list[str]:
@@ -318,10 +351,35 @@ def test_ssh_configuration_is_one(block: Block, tmp_path: Path) -> None:
     assert "controlmaster auto\n" in done.stdout
 
 
+@pytest.mark.parametrize("block", _checked("sshdconfig"), ids=str)
+def test_account_of_sftp_alone_can_be_synced_from(block: Block, arena: Arena) -> None:
+    arena.publish()
+    match, *lines = [line.strip() for line in block.text.splitlines()]
+    assert match.startswith("Match Group ")
+    kept = [line for line in lines if not line.startswith("ChrootDirectory ")]
+    assert len(kept) == len(lines) - 1
+    with Sshd(extra_config=["Match all", *kept]) as sshd:
+        ssh = [*sshd.ssh_command, sshd.host]
+        done = subprocess.run(
+            [*ssh, "echo a shell"],
+            check=False,
+            input="",
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+        )
+        assert "a shell" not in done.stdout
+        ssh[0] = str(shutil.which("ssh"))  # not the arena's
+        arena.run(
+            f"runicorn sync {ssh.pop(-1)}:{arena.root} ./experiments --ssh {shlex.quote(shlex.join(ssh))}"
+        )
+    assert list(arena.work.rglob("status.json"))
+
+
 def test_fields_that_the_monitoring_asks_for_exist(arena: Arena) -> None:
     arena.publish()
     manifest = json.loads((arena.root / ".runicorn/full_manifest.json").read_bytes())
-    filters = re.findall(r"^jq '([^']+)'", _read("docs/server.md"), re.MULTILINE)
+    filters = re.findall(r"^jq '([^']+)'", _read("docs/howto/monitoring.md"), re.MULTILINE)
     assert filters
     asked = {name for each in filters for name in re.findall(r"\.(\w+)", each)}
     manifest.setdefault("problems", [])  # left out when there is none
@@ -358,7 +416,8 @@ def test_make_targets_and_paths_that_are_named_exist(page: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", _read("Makefile"), re.MULTILINE))
     text = _read(page)
     assert set(re.findall(r"(?:`|^ {4})make ([a-z-]+)", text, re.MULTILINE)) <= targets
-    for name in re.findall(r"`((?:src|tests|testbed|benchmarks|demo|docs|scripts)(?:/[\w./-]+)?)`", text):
+    folders = "src|tests|testbed|benchmarks|demo|docs|scripts|examples"
+    for name in re.findall(rf"`((?:{folders})(?:/[\w./-]+)?)`", text):
         assert (PROJECT_ROOT / name).exists() or name == "benchmarks/results/", f"{page} names {name}"
 
 
@@ -376,17 +435,107 @@ def test_every_class_of_attacks_has_its_tests() -> None:
         assert "::test_" in tests, name
 
 
-def test_messages_of_the_troubleshooting_table_are_those_of_the_program() -> None:
-    source = "\n".join(path.read_text(encoding="utf-8") for path in (PROJECT_ROOT / "src").rglob("*.py"))
-    table = _read("docs/client.md").split("| code | message |")[1]
-    rows = [line.split("|")[1:3] for line in table.splitlines()[2:]]
-    messages = [message for _, cell in rows for message in re.findall(r"`([^`]+)`", cell)]
-    assert len(messages) >= 10
-    for message in messages:
-        for fragment in re.split(r"\.\.\.|: ", message):
-            assert fragment.strip() in source, message
-    codes = {int(code) for code, _ in rows}
-    assert codes == {0, 2} | {each.exit_code for each in _error_classes()} - {130}
+def test_every_page_is_named_in_the_contents() -> None:
+    named = set(re.findall(r"^- \[[^]]+\]\(([\w/-]+\.md)\)", _read("docs/index.md"), re.MULTILINE))
+    pages = {page.removeprefix("docs/") for page in PAGES} - {"README.md", "index.md"}
+    assert pages - named <= {"performance.md", "reliability.md"}  # the site names them when they are there
+
+
+# -- docs/troubleshooting.md -------------------------------------------------------------------
+
+
+class Cure(NamedTuple):
+    """A row of the page: the exit code of its section, and its cells."""
+
+    code: int
+    name: str
+    hint: str
+    text: str
+
+
+def _cures() -> list[Cure]:
+    found = []
+    for section in re.split(r"^## ", _read("docs/troubleshooting.md"), flags=re.MULTILINE)[1:]:
+        code = int(section.split(":")[0])
+        for row in re.findall(r"^\| `(\w+)` \|(.*?)\|(.*)\|$", section, re.MULTILINE):
+            found.append(Cure(code, row[0], row[1].strip(), row[2].strip()))
+    return found
+
+
+def _sources() -> list[str]:
+    return [path.read_text(encoding="utf-8") for path in (PROJECT_ROOT / "src").rglob("*.py")]
+
+
+def _texts(node: ast.AST) -> Iterator[list[str]]:
+    """The constant parts of each text in an expression."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield [node.value]
+    elif isinstance(node, ast.JoinedStr):
+        yield [str(each.value) for each in node.values if isinstance(each, ast.Constant)]
+    elif isinstance(node, ast.Tuple):  # of a sign in what ssh says, and the hint
+        for each in node.elts:
+            yield from _texts(each.elts[-1] if isinstance(each, ast.Tuple) else each)
+
+
+def _hints() -> Iterator[tuple[str, list[str]]]:
+    """The class and the constant parts of every hint that the program gives; no class where that is open."""
+    classes = {each.__name__ for each in _error_classes()}
+    for tree in map(ast.parse, _sources()):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                name = node.func.id if isinstance(node.func, ast.Name) else ""
+                for each in node.keywords:
+                    if each.arg == "hint":
+                        yield from ((name if name in classes else "", parts) for parts in _texts(each.value))
+            elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+                if isinstance(target, ast.Name) and re.fullmatch(r"(\w*_)?hints?", target.id, re.IGNORECASE):
+                    yield from (("", parts) for parts in _texts(node.value))
+
+
+def test_every_error_is_explained_under_its_exit_code_with_its_hint() -> None:
+    cures = _cures()
+    for each in _error_classes():
+        rows = [cure for cure in cures if cure.name == each.__name__]
+        assert {cure.code for cure in rows} == {each.exit_code}, f"{each.__name__} is not explained there"
+        inherits = "default_hint" not in vars(each)
+        assert inherits or each.default_hint in {cure.hint for cure in rows}, each.__name__
+    assert {cure.name for cure in cures} == {each.__name__ for each in _error_classes()}
+    assert all(cure.text for cure in cures)
+
+
+def _says(parts: list[str], hint: str) -> bool:
+    return all(part.strip(" '`") in hint for part in parts)
+
+
+def test_every_hint_of_the_program_is_explained() -> None:
+    cures = _cures()
+    given = [(name, parts) for name, parts in _hints() if any(parts)]
+    assert len(given) >= 30
+    for name, parts in given:
+        rows = [cure for cure in cures if _says(parts, cure.hint)]
+        assert any(name in ("", cure.name) for cure in rows), f"{name}: {parts}"
+    for cure in cures:
+        told = not cure.hint or any(_says(parts, cure.hint) for _, parts in given)
+        assert told or cure.hint in {each.default_hint for each in _error_classes()}, cure
+
+
+def test_messages_that_the_troubleshooting_quotes_are_those_of_the_program() -> None:
+    source = "\n".join(_sources())
+    page = _read("docs/troubleshooting.md")
+    first = re.findall(r"^\| `([^|]+)` \|", page.split("## 1:")[0], re.MULTILINE)
+    quoted = [message for each in first for message in each.split("`, `")]
+    quoted += ["cannot use the mirror", "internal error", "another sync works on the mirror"]
+    quoted += [
+        "the source ... names no host",
+        "the host key was refused",
+        "there is no folder ... at the source",
+    ]
+    quoted += ["subsystem request failed", "Too many authentication failures", "Could not resolve hostname"]
+    assert len(quoted) >= 10
+    for message in quoted:
+        assert f"`{message}" in page, message
+        assert all(each.strip() in source for each in re.split(r"\.\.\.|: ", message)), message
 
 
 # -- docs/cli.md -------------------------------------------------------------------------------

@@ -92,7 +92,8 @@ def test_metadata_say_what_the_project_is(wheel: Path) -> None:
     if sys.version_info < (3, 14):
         needed.add("backports-zstd")
     assert {canonicalize_name(each.name) for each in _run_time_requirements(wheel)} == needed
-    assert set(said.get_all("Provides-Extra", [])) == {"dev", "fuzz", "mutants", "paramiko", "watch"}
+    extras = {"dev", "docs", "fuzz", "mutants", "paramiko", "watch"}
+    assert set(said.get_all("Provides-Extra", [])) == extras
 
 
 def test_source_archive_can_be_built_from(built: Path) -> None:
@@ -101,7 +102,9 @@ def test_source_archive_can_be_built_from(built: Path) -> None:
         names = {name.partition("/")[2] for name in opened.getnames()}
     assert {"README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "src/runicorn/__init__.py"} <= names
     assert not any(
-        name.startswith(("tests", "testbed", "fuzz", "mutants", "demo", "benchmarks", "docs", "."))
+        name.startswith(
+            ("tests", "testbed", "fuzz", "mutants", "demo", "benchmarks", "docs", "examples", ".")
+        )
         for name in names - {".gitignore"}
     )
 
@@ -161,3 +164,29 @@ def test_installed_alone_it_runs(wheel: Path, tmp_path: Path) -> None:
     assert not (mirror / "project/name/runs/run_1/notes.txt").exists()
     everything = "import runicorn.remote_storage as r; print(len([getattr(r, name) for name in r.__all__]))"
     assert int(_run(python, "-W", "error", "-c", everything)) > 0
+
+
+@pytest.mark.parametrize(
+    ("code", "modules"),
+    [
+        ("import runicorn", {"runicorn", "runicorn._version"}),
+        (
+            "import runicorn.cli; runicorn.cli.main(['--help'])",
+            {
+                "runicorn",
+                "runicorn._version",
+                "runicorn.cli",
+                "runicorn.errors",
+                "runicorn.manifest",
+                "runicorn.manifest.rules",
+            },
+        ),
+    ],
+    ids=["import", "help"],
+)
+def test_start_loads_no_more_than_it_needs(code: str, modules: set[str]) -> None:
+    slow = {"paramiko", "rich", "pathspec", "sqlite3", "asyncio", "filelock", "platformdirs", "tomlkit"}
+    report = "print('\\n' + ' '.join(sys.modules))"
+    loaded = _run(sys.executable, "-c", f"import sys; {code}; {report}").splitlines()[-1].split()
+    assert {name for name in loaded if name.partition(".")[0] == "runicorn"} == modules
+    assert not slow & set(loaded)

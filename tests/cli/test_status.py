@@ -166,7 +166,7 @@ def test_json_is_documented_field_by_field(root: Path, capsys: pytest.CaptureFix
     generate(root)
     assert status(root, "--json") == 0
     document = json.loads(capsys.readouterr().out)
-    page = (Path(__file__).parents[2] / "docs/server.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs/howto/monitoring.md").read_text(encoding="utf-8")
     table = page.split("| field of `--json` |")[1].split("\n\n")[0]
     first = [line.split("|")[1] for line in table.splitlines()[2:]]
     assert {name for cell in first for name in re.findall(r"`(\w+)`", cell)} == set(document)

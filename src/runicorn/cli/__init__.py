@@ -26,39 +26,40 @@ _PROGRAM = "runicorn"
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called.
+    """A group whose commands are imported when they are called, not when they are listed.
 
     Attributes:
-        lazy: name of a command -> ``module:attribute``.
+        lazy: name of a command -> its module, which calls it ``command``, and the line of the group's help.
     """
 
-    lazy: dict[str, str] = {  # noqa: RUF012 - a constant
-        "explain": "runicorn.cli.explain:command",
-        "generate-manifest": "runicorn.cli.generate_manifest:command",
-        "remote": "runicorn.cli.remote:command",
-        "service": "runicorn.cli.service:command",
-        "status": "runicorn.cli.status:command",
-        "sync": "runicorn.cli.sync:command",
-        "verify": "runicorn.cli.verify:command",
+    lazy: dict[str, tuple[str, str]] = {  # noqa: RUF012 - a constant
+        "explain": ("explain", "Tell why a file is, or is not, in a mirror."),
+        "generate-manifest": ("generate_manifest", "Publish what a root of runs holds."),
+        "remote": ("remote", "Give sources names."),
+        "service": ("service", "Let a server publish by itself."),
+        "status": ("status", "Tell how fresh a mirror is, or what is published of a root."),
+        "sync": ("sync", "Bring a local mirror to the state of a root."),
+        "verify": ("verify", "Compare a mirror with what was published."),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of all commands that can be imported."""
-        return [name for name in sorted(self.lazy) if self.get_command(ctx, name) is not None]
+        """The names of all commands."""
+        del ctx
+        return sorted(self.lazy)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of a name, or None."""
         del ctx
-        module, _, attribute = self.lazy.get(cmd_name, "").partition(":")
-        if not module:
+        if cmd_name not in self.lazy:
             return None
-        try:
-            command = getattr(importlib.import_module(module), attribute)
-        except ModuleNotFoundError as error:
-            if error.name != module:
-                raise
-            return None
-        return command if isinstance(command, click.Command) else None
+        module = importlib.import_module(f"{__name__}.{self.lazy[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.lazy[name][1]) for name in self.list_commands(ctx)])
 
 
 @click.group(cls=LazyGroup, name=_PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})

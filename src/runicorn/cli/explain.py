@@ -25,7 +25,7 @@ Exit codes:
 """
 
 
-@click.command("explain", help=_HELP, short_help="Tell why a file is, or is not, in a mirror.")
+@click.command("explain", help=_HELP)
 @click.argument("mirror")
 @click.argument("path")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, see docs/sync-json.md.")

@@ -153,7 +153,7 @@ def _watch_of(options: GenerateOptions) -> WatchOptions:
     return WatchOptions(options.root, options.interval, options.lock_timeout, journal=not options.no_journal)
 
 
-@click.command("generate-manifest", help=_HELP, short_help="Publish what a root of runs holds.")
+@click.command("generate-manifest", help=_HELP)
 @click.option("--root", type=_PATH, default=".", show_default=True, help="Folder that holds the runs.")
 @click.option("--output", type=_PATH, help="Default: <root>/.runicorn/<type>_manifest.json.")
 @click.option("--active", is_flag=True, help="List only the runs that changed lately.")

@@ -15,7 +15,7 @@ from runicorn.manifest.rules import escape
 _HELP = """Give sources names.
 
 `runicorn sync NAME` then does as `runicorn sync SOURCE MIRROR` would, and `runicorn sync` syncs all of them.
-They lie in a TOML file in your configuration folder, see docs/client.md.
+They lie in a TOML file in your configuration folder, see docs/howto/many-servers.md.
 """
 
 _CODES = """
@@ -27,7 +27,7 @@ Exit codes:
 """
 
 
-@click.group("remote", help=_HELP, short_help="Give sources names.")
+@click.group("remote", help=_HELP)
 def command() -> None:
     """The group."""
 

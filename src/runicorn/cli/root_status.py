@@ -55,7 +55,7 @@ def run_root_status(options: RootStatusOptions) -> int:
 
 
 def status_fields(status: RootStatus) -> dict[str, Any]:
-    """The document of ``--json``; docs/server.md has its fields."""
+    """The document of ``--json``; docs/howto/monitoring.md has its fields."""
     return {
         "root": status.root,
         "lineage": status.identity.lineage,

@@ -117,7 +117,7 @@ def _when(command: _Command) -> _Command:
     return command
 
 
-@click.group("service", short_help="Let a server publish by itself.")
+@click.group("service")
 def command() -> None:
     """Let a server publish by itself: as a timer, or as one service that watches.
 

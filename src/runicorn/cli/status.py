@@ -34,11 +34,14 @@ Exit codes:
 """
 
 
-@click.command("status", help=_HELP, short_help="Tell how fresh a mirror is, or what is published of a root.")
+@click.command("status", help=_HELP)
 @click.argument("mirror", required=False)
 @click.option("--root", type=_PATH, help="Folder that holds the runs, on this machine.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object, see docs/sync-json.md and docs/server.md."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="One JSON object, see docs/sync-json.md and docs/howto/monitoring.md.",
 )
 @click.option(
     "--prometheus",

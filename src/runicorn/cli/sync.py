@@ -125,7 +125,7 @@ def _log_to_stderr(verbose: bool, quiet: bool, *, by_name: bool = False) -> None
     logging.getLogger("runicorn").setLevel(level)
 
 
-@click.command("sync", help=_HELP, short_help="Bring a local mirror to the state of a root.")
+@click.command("sync", help=_HELP)
 @click.argument("source", required=False)
 @click.argument("mirror", required=False, type=click.Path(path_type=Path))
 @reach.ssh_options

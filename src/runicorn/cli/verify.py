@@ -42,7 +42,7 @@ Exit codes:
 """
 
 
-@click.command("verify", help=_HELP, short_help="Compare a mirror with what was published.")
+@click.command("verify", help=_HELP)
 @click.argument("mirror")
 @click.option("--repair", is_flag=True, help="Fetch what differs, and compare it again.")
 @reach.ssh_options

@@ -1,4 +1,4 @@
-"""Remotes by name: a TOML file of the user's, see docs/client.md.
+"""Remotes by name: a TOML file of the user's, see docs/howto/many-servers.md.
 
 The libraries for TOML are imported when they are used: most syncs name a source and need no file.
 """

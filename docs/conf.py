@@ -1,0 +1,103 @@
+"""Sphinx: the pages of this folder as a site, `make site`.
+
+The pages are plain Markdown that a forge shows as well, so what only the site needs is added here: the
+tables of contents, from the lists of index.md, the docstrings, below the headings of api.md, and the programs
+that examples.md links to.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pygments.lexers.special import TextLexer
+from sphinx.application import Sphinx
+
+from runicorn import __version__
+
+HERE = Path(__file__).parent
+
+project = "runicorn"
+copyright = "The runicorn authors, MIT licence"  # noqa: A001 - Sphinx wants this name
+version = release = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+root_doc = "index"
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["img"]
+smartquotes = False  # options and messages are shown as they are
+default_role = "code"  # what stands in single backquotes in a docstring
+highlight_language = "text"
+
+myst_heading_anchors = 4
+myst_enable_extensions = ["attrs_inline"]
+
+napoleon_use_ivar = True  # fields of dataclasses are members already
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"members": True}
+
+html_theme = "furo"
+html_title = f"runicorn {__version__}"
+html_show_sphinx = False
+html_copy_source = False
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
+
+
+def _contents(text: str) -> str:
+    """A hidden table of contents for each list of index.md; pages that none names come last."""
+    tables = []
+    named = {"index"}
+    for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        title, _, rest = part.partition("\n")
+        pages = re.findall(r"^- \[[^]]+\]\(([\w/-]+)\.md\)", rest, re.MULTILINE)
+        named.update(pages)
+        tables.append((title, pages))
+    found = {path.relative_to(HERE).with_suffix("").as_posix() for path in HERE.rglob("*.md")}
+    tables[-1][1].extend(sorted(found - named))
+    blocks = [
+        "\n".join(["```{toctree}", ":hidden:", f":caption: {title}", "", *pages, "```"])
+        for title, pages in tables
+    ]
+    return "\n\n".join([text, *blocks])
+
+
+def _docstrings(text: str) -> str:
+    """The docstrings of each module that a heading names."""
+
+    def with_docstrings(heading: re.Match[str]) -> str:
+        tree = ["   :show-inheritance:"] if heading[1] == "runicorn.errors" else []
+        lines = ["```{eval-rst}", f".. automodule:: {heading[1]}", *tree, "```"]
+        return "\n".join([heading[0], "", *lines])
+
+    return re.sub(r"^## (runicorn[\w.]*)$", with_docstrings, text, flags=re.MULTILINE)
+
+
+def _programs(text: str) -> str:
+    """The programs of examples.md, each behind the paragraph that links to it."""
+    languages = {"py": "python", "sh": "sh"}
+    parts = []
+    for part in text.split("\n\n"):
+        parts.append(part)
+        for path, suffix in re.findall(r"\]\((\.\./examples/\w+\.(\w+))\)", part):
+            parts.append(f"```{{literalinclude}} {path}\n:language: {languages[suffix]}\n```")
+    return "\n\n".join(parts)
+
+
+def _complete(app: Sphinx, name: str, source: list[str]) -> None:
+    del app
+    if name == "index":
+        source[0] = _contents(source[0])
+    elif name == "api":
+        source[0] = _docstrings(source[0])
+    elif name == "examples":
+        source[0] = _programs(source[0])
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", _complete)
+    for language in ("crontab", "sshconfig", "sshdconfig"):
+        app.add_lexer(language, TextLexer)

@@ -1,0 +1,80 @@
+"""On your machine: mirror several servers at once: `python client.py MIRRORS HOST:PATH...`.
+
+Each root gets a folder of its own below MIRRORS, a thread, and one connection over your own ssh (or over the
+program that RUNICORN_SSH names). SIGTERM or Ctrl-C ends all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+from runicorn.errors import RunicornError
+from runicorn.remote_storage import LiveSession, Selection, SyncOptions, Watcher
+from runicorn.remote_storage.report import (
+    ConnectionLost,
+    Event,
+    PublicationStale,
+    SyncFailed,
+    SyncFinished,
+)
+from runicorn.remote_storage.transport import SshTarget, connect_ssh
+
+SSH = tuple(shlex.split(os.environ.get("RUNICORN_SSH", "ssh")))
+OPTIONS = SyncOptions(selection=Selection(media=False))  # metrics and logs; no images
+
+
+def tell(host: str, event: Event) -> None:
+    """Print what a person wants to know of one server."""
+    if isinstance(event, SyncFinished):
+        report = event.report
+        print(
+            f"{host}: {report.files_synced} files, {report.failed_count} failed, by {report.method}",
+            flush=True,
+        )
+    elif isinstance(event, ConnectionLost | SyncFailed):
+        print(f"{host}: {event.error}; again in {event.retry_in:.0f} s", flush=True)
+    elif isinstance(event, PublicationStale):
+        print(f"{host}: nothing published for {event.unchanged:.0f} s: is the generator dead?", flush=True)
+
+
+def mirror(host: str, path: str, folder: Path, stop: threading.Event, failures: list[str]) -> None:
+    """Watch one root until `stop` is set, or until it fails in a way that cannot pass by itself."""
+    observer = partial(tell, host)
+    connect = partial(connect_ssh, SshTarget(host, command=SSH))
+    session = LiveSession(connect, path, folder, OPTIONS, observer, cancel=stop)
+    try:
+        Watcher(session, observer=observer).run(stop)
+    except RunicornError as error:
+        if not stop.is_set():
+            failures.append(f"{host}: {error} (exit code {error.exit_code}) {error.hint}")
+
+
+def main() -> int:
+    """Mirror all roots side by side; returns the exit code."""
+    stop, failures = threading.Event(), list[str]()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    threads = []
+    for source in sys.argv[2:]:
+        host, _, path = source.partition(":")
+        folder = Path(sys.argv[1], host)
+        folder.mkdir(parents=True, exist_ok=True)
+        thread = threading.Thread(target=mirror, args=(host, path, folder, stop, failures), name=host)
+        thread.start()
+        threads.append(thread)
+    for thread in threads:
+        while thread.is_alive():  # a join without an end would not let signals through
+            thread.join(1.0)
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+#!/bin/sh
+# For cron or a timer: sync, prove, keep a copy; mail or log what stderr says. Usage: nightly.sh SOURCE MIRROR BACKUPS
+#   0 3 * * * /opt/lab/nightly.sh gpu1:/data/experiments /srv/mirror /srv/backups
+set -u
+source=$1 mirror=$2 backups=$3
+
+runicorn sync "$source" "$mirror" --quiet --jitter 60
+code=$?
+case $code in
+  0) ;;
+  3) echo "nightly: some files failed; the next sync tries them again" >&2 ;;
+  4) echo "nightly: no connection to $source; the backup is of the last good state" >&2 ;;
+  8) echo "nightly: a sync is at work already" >&2; exit 0 ;;
+  *) exit "$code" ;;
+esac
+
+runicorn verify "$mirror" --repair || exit $?
+mkdir -p "$backups"
+tar -czf "$backups/$(date +%F).tar.gz.new" -C "$mirror" . && mv "$backups/$(date +%F).tar.gz.new" "$backups/$(date +%F).tar.gz"
+exit "$code"
