@@ -18,10 +18,12 @@ import sqlite3
 import stat
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +47,7 @@ class Row(NamedTuple):
     mtime_ns: int
     inode: int
     hashes: bytes
+    is_gone: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Publication:
 
 
 class _Log(NamedTuple):
+    held: FileIO  # as long as it is open, no other file gets its inode
     inode: int
     size: int
     digest: bytes
@@ -114,6 +118,14 @@ class _Look:
     records: Records = field(default_factory=Records)
     others: dict[str, str | None] = field(default_factory=dict)
     removed: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, _forget, self.logs)
+
+
+def _forget(logs: dict[str, _Log]) -> None:
+    while logs:
+        logs.popitem()[1].held.close()
 
 
 class Oracle:
@@ -185,7 +197,8 @@ class Oracle:
                 continue
             content = _read(mirror / path)
             look.others[path] = None if content is None else sha256(content).hexdigest()
-            look.logs.pop(path, None)
+            if path in look.logs:
+                look.logs.pop(path).held.close()
             look.files.pop(path, None)
 
     def recorded(self, mirror: Path) -> set[str]:
@@ -304,7 +317,8 @@ class Oracle:
     def _growth(self, path: str, before: _Log, mirror: Path, content: bytes) -> Iterator[str]:
         if (mirror / path).stat().st_ino == before.inode:
             if sha256(content[: before.size]).digest() != before.digest or len(content) < before.size:
-                yield f"law 3: {path}: it changed in place otherwise than by growing"
+                sizes = f"from {before.size} to {len(content)} bytes"
+                yield f"law 3: {path}: it changed in place otherwise than by growing, {sizes}"
             return
         now = self._generations_of(path, content)
         if len(before.generations | now) <= 1:
@@ -337,7 +351,8 @@ class Oracle:
     ) -> Iterator[str]:
         for path, row in records.rows.items():
             if path not in contents:
-                if path not in before.others and path not in before.removed:
+                # What is recorded as not listed any more is about to be removed, or was by whom a kill ended.
+                if path not in before.others and path not in before.removed and not row.is_gone:
                     yield f"law 2: {path}: it is recorded as synced, and is not there"
                 continue
             reason = self._wrong_row(path, row, mirror, contents[path])
@@ -458,7 +473,8 @@ class Oracle:
         return self._looks.setdefault(mirror, _Look())
 
     def _remember(self, look: _Look, mirror: Path, contents: Mapping[str, bytes], records: Records) -> None:
-        look.files, look.logs, look.records = {}, {}, records
+        look.files, look.records = {}, records
+        _forget(look.logs)
         look.removed -= set(contents)
         for path, content in contents.items():
             digest = sha256(content)
@@ -467,8 +483,9 @@ class Oracle:
             look.others.pop(path, None)
             look.files[path] = digest.hexdigest()
             if is_log(path):
-                inode, generations = (mirror / path).stat().st_ino, self._generations_of(path, content)
-                look.logs[path] = _Log(inode, len(content), digest.digest(), generations)
+                held = (mirror / path).open("rb", buffering=0)
+                inode, generations = os.fstat(held.fileno()).st_ino, self._generations_of(path, content)
+                look.logs[path] = _Log(held, inode, len(content), digest.digest(), generations)
 
     def _is_current(self, path: str, found: bytes, content: bytes, root: Mapping[str, bytes]) -> bool:
         if not is_log(path) or found == content:
@@ -555,10 +572,12 @@ def _read_records(database: Path) -> Records:
             raise ValueError(f"it is damaged: {check}")
         if not state.execute("SELECT 1 FROM sqlite_master WHERE name = 'files'").fetchone():
             return Records()
-        found = state.execute("SELECT folder, inner, size, mtime_ns, inode, hashes FROM files").fetchall()
+        found = state.execute(
+            "SELECT folder, inner, size, mtime_ns, inode, hashes, gone FROM files"
+        ).fetchall()
         rows = {
-            f"{folder}/{inner}": Row(size, mtime_ns, inode % 2**64, hashes)
-            for folder, inner, size, mtime_ns, inode, hashes in found
+            f"{folder}/{inner}": Row(size, mtime_ns, inode % 2**64, hashes, bool(gone))
+            for folder, inner, size, mtime_ns, inode, hashes, gone in found
         }
         wanted = state.execute("SELECT folder || '/' || inner FROM wanted").fetchall()
         cursor = state.execute("SELECT value FROM meta WHERE key = 'cursor'").fetchone()

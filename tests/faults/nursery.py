@@ -110,6 +110,7 @@ class Nursery:
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], TIMEOUT)
         line = self._process.stdout.readline() if ready else ""
+        said = ""
         with contextlib.suppress(FileNotFoundError):
             said = self._said.read_text(encoding="utf-8", errors="replace")[-2000:]
         assert line, f"the command did not end, or nobody is there who starts it: {said}"

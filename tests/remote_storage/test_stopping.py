@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -214,4 +216,31 @@ def test_background_sync_stopped_from_a_callback_of_the_foreground_ends(site: Si
     thread_of(service).join(TIMEOUT)
     assert not thread_of(service).is_alive()
     assert service.sync_all()
+    site.assert_equal()
+
+
+@pytest.mark.parametrize("nth", [1, 3])
+def test_interrupt_just_before_a_file_takes_its_name_leaves_nothing_staged(
+    site: Site, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    site.publish()
+    site.sync()
+    for name in RUNS[1:]:
+        make_run(site.root, name)
+    site.publish()
+    left = [nth]
+    rename = os.rename
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        rename(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            site.sync()
+    assert not site.staged()
+    assert site.sync().failed_count == 0
     site.assert_equal()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -160,13 +161,15 @@ class Installer:
         self._batch = _Batch()
 
     def _put_in_place(self, batch: _Batch) -> None:
-        left = iter(batch.ready.values())
+        left = deque(batch.ready.values())
         done: list[Ready] = []
         try:
             if batch.ready:
                 self._barrier.contents([functools.partial(self._open, each) for each in batch.ready.values()])
-            for each in left:
+            while left:
+                each = left[0]  # an interrupt within its turn leaves it to be discarded
                 error = self._install(each)
+                left.popleft()
                 if error is None:
                     done.append(each)
                 elif self._failed(each, error):
