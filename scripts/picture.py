@@ -124,7 +124,8 @@ def text_of(picture: str) -> str:
 def blotted(text: str) -> str:
     """Without blanks, numbers and units, which differ from run to run and move the ends of lines."""
     text = re.sub(r"\s", "", text).replace("seconds", "second")
-    return re.sub(r"\d+(\.\d+)?([KMG]?B(?![a-z]))?", "N", text)
+    text = re.sub(r"\d+(\.\d+)?([KMG]?B(?![a-z]))?", "N", text)
+    return text.replace("NsecondtoNsecond", "Nsecond")  # when the two round to the same, one is told
 
 
 def main() -> int:

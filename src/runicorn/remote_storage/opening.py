@@ -27,8 +27,8 @@ STAGING = f"{STATE_FOLDER}/{STAGING_FOLDER}"
 _STATE_FILE = "state.db"
 _LOCK_FILE = "sync.lock"
 _SCAN_STATE = "scan_state.gz"
-_OTHER_SCRATCH = "set TMPDIR to a folder with room"
-_ELSEWHERE = "name another folder for the mirror"
+_SCRATCH_HINT = "set TMPDIR to a folder with room"
+_ELSEWHERE_HINT = "name another folder for the mirror"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def _scratch_folder() -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory(prefix="runicorn-")
     except OSError as error:
         message = f"there is no temporary folder for a dry run: {error.strerror}"
-        raise MirrorError(message, hint=_OTHER_SCRATCH) from error
+        raise MirrorError(message, hint=_SCRATCH_HINT) from error
 
 
 def _copy_of_state(database: Path, folder: Path) -> Path:
@@ -100,7 +100,7 @@ def _copy_of_state(database: Path, folder: Path) -> Path:
                     shutil.copyfileobj(source, copy)
             except OSError as error:
                 message = f"cannot copy the state of the mirror to {folder}: {error.strerror}"
-                raise MirrorError(message, hint=_OTHER_SCRATCH) from error
+                raise MirrorError(message, hint=_SCRATCH_HINT) from error
     return folder / database.name
 
 
@@ -112,7 +112,9 @@ def refuse_published(root: Path) -> None:
     """
     folder = root / STATE_FOLDER
     if os.path.lexists(folder / _SCAN_STATE) and not os.path.lexists(folder / _STATE_FILE):
-        raise UsageError(f"{escape(str(root))} is a root that is published, not a mirror", hint=_ELSEWHERE)
+        raise UsageError(
+            f"{escape(str(root))} is a root that is published, not a mirror", hint=_ELSEWHERE_HINT
+        )
 
 
 def refuse_itself(mirror: OpenMirror, transport: Transport, remote_root: str) -> None:
@@ -138,7 +140,7 @@ def refuse_itself(mirror: OpenMirror, transport: Transport, remote_root: str) ->
     finally:
         staged.discard()
     if not isinstance(answers[0], RequestError):
-        raise UsageError(f"the mirror {escape(str(tree.root))} is its own source", hint=_ELSEWHERE)
+        raise UsageError(f"the mirror {escape(str(tree.root))} is its own source", hint=_ELSEWHERE_HINT)
 
 
 def _look(path: str, answers: list[object]) -> Job:

@@ -37,7 +37,7 @@ _NAME: Final = re.compile(r"[^\s\x00-\x1f\x7f-][^\s\x00-\x1f\x7f]*")
 _NOISE: Final = re.compile(r"debug\d:|Warning: Permanently added|@@@|channel \d+: open failed|\*\* ")
 _LOGIN_DENIED: Final = "Permission denied ("
 """The ways to log in follow; what the system denies, such as a key file or a connection, has no bracket."""
-_NO_HANDLES: Final = "see `ulimit -n`, and what else this program has open"
+_HANDLES_HINT: Final = "see `ulimit -n`, and what else this program has open"
 _HINTS: Final = (
     ("subsystem request failed", "the server must offer the sftp subsystem"),
     (_LOGIN_DENIED, "check the user name, and the key with `ssh-add -l`"),
@@ -187,7 +187,9 @@ class SshConnection:
         except OSError as error:
             self._abandon(process)
             program = printable(self._argv[0])
-            raise ConnectError(f"cannot connect by {program}: {error.strerror}", hint=_NO_HANDLES) from error
+            raise ConnectError(
+                f"cannot connect by {program}: {error.strerror}", hint=_HANDLES_HINT
+            ) from error
         if process.stderr is not None:
             self._reader = threading.Thread(
                 target=self._read_stderr, args=(process.stderr,), name="runicorn-ssh-stderr", daemon=True
