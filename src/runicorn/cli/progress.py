@@ -166,7 +166,8 @@ class VerboseLines:
             self._print(f"method: {event.method}")
 
     def _print(self, line: str) -> None:
-        print(f"{self._prefix}{line}", file=sys.stderr)
+        # In one piece: other threads write lines, too.
+        print(f"{self._prefix}{line}\n", end="", file=sys.stderr)
 
 
 @contextmanager
