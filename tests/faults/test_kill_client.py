@@ -48,8 +48,8 @@ KILLS, KILLS_OF_A_MIRROR = scale(30, 60), 6
 
 CHANGE_EVERY, PUBLISH_EVERY = 0.01, 0.3
 MISCOUNTED = "the journal tells of another number of files than its HEAD"
-"""Whoever insists on the journal may be told so once, after a kill within a base: what that base had removed
-before is forgotten. The next sync begins anew."""
+"""Whoever insists on the journal may be told so once: a file that a walk brought, that was never published
+and is gone again, is in no revision. The next sync begins anew."""
 
 KINDS = {"auto": 8, "journal": 4, "manifest": 4, "walk": 4, "watch": 1, "program": 1}
 SETS: list[dict[str, Any]] = [{}, {FEW: 0}, {FEW: 10**6, **IN_STEPS}, PARTIAL]
