@@ -41,6 +41,7 @@ debian_packages() {
     has sshd || missing+=(openssh-server)
     has rsync || missing+=(rsync)
     has rclone || missing+=(rclone)
+    has lftp || missing+=(lftp)
     has systemd-analyze || missing+=(systemd)
   fi
   [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
