@@ -32,8 +32,8 @@ soak: setup  ## every fault at its full count, for 30 minutes at most; SOAK=300 
 bench: setup  ## measure against rsync, rclone and lftp in less than ten minutes; options in BENCH
 	@.venv/bin/python -m benchmarks $(BENCH)
 
-bench-full: setup  ## measure all of docs/performance.md in some 70 minutes; BENCH=--resume goes on after an end
-	@.venv/bin/python -m benchmarks --plan=full $(BENCH)
+bench-full: setup  ## measure all of docs/performance.md in 60 to 80 minutes; BENCH=--resume goes on after an end
+	@.venv/bin/python -m benchmarks --plan=full --minutes=75 $(BENCH)
 
 clean:  ## remove what was installed and cached here
 	rm -rf .venv .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov .coverage dist build
