@@ -154,6 +154,12 @@ class Oracle:
         self._epochs: dict[Path, Epoch] = {}
         self._looks: dict[Path, _Look] = {}
 
+    def close(self) -> None:
+        """Forget all mirrors. It holds each of their logs open until then, or until it is collected."""
+        for look in self._looks.values():
+            _forget(look.logs)
+        self._looks.clear()
+
     # -- what it is told -------------------------------------------------------------------------
 
     def published(self, document: Mapping[str, Any]) -> None:

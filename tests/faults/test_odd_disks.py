@@ -112,6 +112,7 @@ def test_disk_that_is_full_at_any_page_loses_nothing_and_the_log_grows_on(
     commands: Commands, root: Path, small: Path, method: str
 ) -> None:
     """The page that is missing is one of the data, of staging, of the append, of the state or of its log."""
+    _mount("-o", f"remount,size={4096 * KIB}", small)  # the log has room for all its turns
     mirror = small / "mirror"
     generate(root)
     commands.run("sync", root, mirror).expect(0)

@@ -313,6 +313,7 @@ class Lives(RuleBasedStateMachine):
         try:
             self.end_well()
         finally:
+            self.oracle.close()
             for mirror in self.mirrors:
                 mirror.disconnect()
             shutil.rmtree(self.place)

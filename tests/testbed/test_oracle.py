@@ -246,6 +246,16 @@ def test_law_3_another_inode_passes_for_another_generation_only(world: World) ->
     assert world.look(undisturbed=True) == []
 
 
+def test_logs_are_held_open_until_it_is_closed(world: World) -> None:
+    def held() -> set[Path]:
+        links = [each for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+        return {each.readlink() for each in links} & set(world.mirror.rglob("*"))
+
+    assert held() == {path for path in world.mirror.rglob("*") if path.name in {"events.jsonl", "logs.txt"}}
+    world.oracle.close()
+    assert held() == set()
+
+
 def test_law_3_a_journal_that_was_read_anew_may_replace_a_log_that_had_generations(world: World) -> None:
     log = f"{world.running}/logs.txt"
     _anew(world.mirror / log)
