@@ -12,7 +12,8 @@ import pytest
 from runicorn.errors import MirrorError, RunicornError, TransportError
 from runicorn.remote_storage import ManifestSyncClient, SyncOptions
 from runicorn.remote_storage.transport import FdChannel, SftpEngine
-from testbed.fault_sftp import NTH_KINDS, FaultServer, NthRequest
+from testbed.fault_sftp import FaultServer
+from testbed.nth_request import NTH_KINDS, NthRequest
 from tests.faults.scene import (
     Outcome,
     Scene,
