@@ -116,12 +116,11 @@ class Scene:
     def _run(self, arguments: list[str]) -> str:
         shown = [each.replace(f"{self.folder}/", "") for each in arguments]
         print(f"   $ runicorn {shlex.join(shown)}", flush=True)
-        ssh = [*self.server.ssh_command, "-o", f"HostName={self.server.host}"]
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "runicorn", *arguments],
                 check=False,
-                env=os.environ | {"RUNICORN_SSH": shlex.join(ssh)},
+                env=os.environ | {"RUNICORN_SSH": self.server.ssh_to_any_host},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,

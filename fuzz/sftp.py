@@ -318,7 +318,7 @@ def _make_root(root: Path) -> None:
 
 def _sessions(use: Use) -> Iterator[bytes]:
     """What an honest server answers: with limits, without, and with one handle only."""
-    from testbed.fault_sftp import Fault, NoLimits, OneHandle, ShortReads
+    from testbed.sftp_faults import Fault, NoLimits, OneHandle, ShortReads
 
     faults: list[list[Fault]] = [[], [NoLimits()], [OneHandle(), ShortReads(90)]]
     with tempfile.TemporaryDirectory() as place:

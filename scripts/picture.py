@@ -72,7 +72,7 @@ def session() -> list[tuple[str, str]]:
         generator = ManifestGenerator(served / ROOT)
         generator.generate()
         with EmbeddedServer(served) as server:
-            ssh = shlex.join([*server.ssh_command, "-o", f"HostName={server.host}"])
+            ssh = server.ssh_to_any_host
             shown = [_run(f"runicorn sync {SOURCE} {MIRROR}", work, ssh)]
             for run in runs[-4:]:
                 for log in ("events.jsonl", "logs.txt"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import socket
 import tempfile
 import threading
@@ -63,6 +64,11 @@ class EmbeddedServer:
     def ssh_command(self) -> list[str]:
         """The `ssh` command line, without a host, that logs in to this server by its own keys alone."""
         return self.access.ssh_command(self.port)
+
+    @property
+    def ssh_to_any_host(self) -> str:
+        """The same for a shell or `RUNICORN_SSH`; whatever host it is given, it leads to this server."""
+        return shlex.join([*self.ssh_command, "-o", f"HostName={self.host}"])
 
     def paramiko_client(self) -> paramiko.SSHClient:
         """A connected paramiko client that checked the host key; the caller closes it."""

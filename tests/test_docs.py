@@ -153,10 +153,8 @@ class Arena:
         """Serve the root, and make the programs that lead to it."""
         with EmbeddedServer(self._served) as server:
             self.server = server
-            ssh = shlex.join([*server.ssh_command, "-o", f"HostName={server.host}"])
-            self._make_program(
-                "ssh", _DROP_JUMP_HOSTS + f'exec /usr/bin/env PATH="$RUNICORN_TEST_PATH" {ssh} "$@"\n'
-            )
+            ssh = f'exec /usr/bin/env PATH="$RUNICORN_TEST_PATH" {server.ssh_to_any_host} "$@"\n'
+            self._make_program("ssh", _DROP_JUMP_HOSTS + ssh)
             self._make_program(
                 "runicorn", f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m runicorn "$@"\n'
             )

@@ -111,7 +111,7 @@ def test_runs_of_a_training_arrive_live_and_are_analysed_while_they_sync(tmp_pat
     mirrors = tmp_path / "mirrors"
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(EmbeddedServer(tmp_path / "served"))
-        ssh = {"RUNICORN_SSH": shlex.join([*server.ssh_command, "-o", f"HostName={server.host}"])}
+        ssh = {"RUNICORN_SSH": server.ssh_to_any_host}
         publishers = [stack.enter_context(_running("server.py", root)) for root in roots]
         for publisher, runs in zip(publishers, ("1 runs", "2 runs"), strict=True):
             assert runs in publisher.wait_for("revision 1:")
@@ -148,7 +148,7 @@ def test_runs_of_a_training_arrive_live_and_are_analysed_while_they_sync(tmp_pat
 def test_client_tells_what_cannot_pass_by_itself_and_ends(tmp_path: Path) -> None:
     (tmp_path / "served").mkdir()
     with EmbeddedServer(tmp_path / "served") as server:
-        ssh = {"RUNICORN_SSH": shlex.join([*server.ssh_command, "-o", f"HostName={server.host}"])}
+        ssh = {"RUNICORN_SSH": server.ssh_to_any_host}
         with _running("client.py", tmp_path / "mirrors", "gpu1:/nothing", environment=ssh) as client:
             assert "(exit code 6)" in client.wait_for("gpu1: there is no folder")
             assert client.wait() == 1

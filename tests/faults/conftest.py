@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from runicorn.remote_storage import fetch, transfer
 from tests.faults.odd import Commands
+from tests.faults.scene import scenes_folder
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +22,24 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     place.chmod(0o777)
     with Commands(place) as running:
         yield running
+
+
+@pytest.fixture
+def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tries again at once; files of some kilobytes take the way of large ones. Nothing is logged: pytest
+    would keep the errors that are told there, and they what they hold open."""
+    monkeypatch.setattr(transfer, "BACKOFF", (0.0, 0.0))
+    monkeypatch.setattr(transfer, "RESUME_FROM", 8_000)
+    monkeypatch.setattr(fetch, "MAX_READ", 4_096)
+    monkeypatch.setattr(fetch, "READS_AT_ONCE", 1)
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A new folder for a scene."""
+    made = Path(tempfile.mkdtemp(prefix="runicorn-scene-", dir=scenes_folder(tmp_path)))
+    yield made
+    shutil.rmtree(made)

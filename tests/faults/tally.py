@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
+from pathlib import Path
+from typing import TypeVar
 
 SOAK_END = float(os.environ.get("RUNICORN_SOAK_END", "0"))
 """When the soak ends, in seconds since the epoch; 0 in `make test`."""
@@ -17,8 +20,20 @@ SOAK_END = float(os.environ.get("RUNICORN_SOAK_END", "0"))
 SLICE = float(os.environ.get("RUNICORN_SOAK_SLICE", "40"))
 """Seconds of a soak that one loop of turns gets, so that each has some."""
 
+KILL_SEED = int(os.environ.get("RUNICORN_KILL_SEED", "20240607"))
+"""The first seed of the random kills; each root has one of its own."""
+
+NTH_SEED = int(os.environ.get("RUNICORN_NTH_SEED", "1"))
+"""Of the order in which a soak tries the faults of n-th calls and requests."""
+
+ONE_CASE = os.environ.get("RUNICORN_NTH_CASE", "")
+"""The only one of them that is tried, as `try_all` tells it; empty for all."""
+
 LEAST_SYNCS, LEAST_GENERATIONS = 10_000, 2_000
 """Faulted or killed syncs, and killed generations, without which a soak has failed."""
+
+
+CaseT = TypeVar("CaseT")
 
 
 class Tried(str, Enum):
@@ -65,3 +80,32 @@ def turns(small: int, full: int, *, slices: float = 1.0) -> Iterator[int]:
         if SOAK_END and number and time.time() >= end:
             return
         yield number
+
+
+def killed_roots(place: Path, part: int, *, slices: float = 1.0) -> Iterator[tuple[Path, int]]:
+    """A new folder and a seed for each root whose programs are killed at random moments.
+
+    Args:
+        place: holds the folders.
+        part: number of the test among those that share the seeds.
+        slices: of a soak, as of `turns`.
+    """
+    for number in turns(1, 25, slices=slices):
+        seed = KILL_SEED + 100 * part + number
+        print(f"RUNICORN_KILL_SEED={seed}")
+        folder = place / str(number)
+        folder.mkdir()
+        yield folder, seed
+        shutil.rmtree(folder)
+
+
+def try_all(cases: Sequence[CaseT], try_one: Callable[[CaseT], bool], what: Tried) -> None:
+    """Try the cases, and count those that were reached; tells how a failure is repeated."""
+    for turn in turns(len(cases), len(cases)):
+        case = cases[turn]
+        try:
+            reached = try_one(case)
+        except BaseException as error:
+            message = f"again with RUNICORN_NTH_CASE={case} (the order: RUNICORN_NTH_SEED={NTH_SEED})"
+            raise AssertionError(message) from error
+        count(what, int(reached))

@@ -90,9 +90,9 @@ def test_staged_file_that_cannot_be_closed_is_removed(tmp_path: Path) -> None:
 def test_new_staged_file_that_cannot_be_closed_is_removed(tmp_path: Path) -> None:
     with Mirror(tmp_path) as mirror:
         with FaultyCalls(2) as calls, pytest.raises(OSError, match="Input/output"):
-            mirror.stage()
+            mirror.staging.stage()
         assert [call.name for call in calls.failed] == ["close"]
-        assert mirror.staged_bytes() == 0
+        assert mirror.staging.staged_bytes() == 0
         assert list((tmp_path / ".runicorn/staging").iterdir()) == []
 
 

@@ -23,7 +23,7 @@ from runicorn.errors import RunicornError
 from runicorn.remote_storage import SyncOptions, synchronize, transfer
 from runicorn.remote_storage.mirror import STATE_FOLDER
 from runicorn.remote_storage.transport import FdChannel, LocalTransport, SftpEngine
-from testbed import fault_sftp
+from testbed import sftp_packets
 from testbed.fault_sftp import FaultServer
 from testbed.sshd import Sshd
 from tests.faults.lab import Lab
@@ -252,8 +252,8 @@ def test_server_is_asked_for_nothing_but_what_it_published(tmp_path: Path, metho
         synchronize(engine, str(lab.root), lab.mirror, SyncOptions(method=method))
         engine.close()
     reading = {"INIT", "OPEN", "CLOSE", "READ", "FSTAT", "OPENDIR", "READDIR", "STAT", "EXTENDED"}
-    kinds = {getattr(fault_sftp, name) for name in reading}
-    paths = {request.value for request in server.seen if request.kind in fault_sftp.PATH_REQUESTS}
+    kinds = {getattr(sftp_packets, name) for name in reading}
+    paths = {request.value for request in server.seen if request.kind in sftp_packets.PATH_REQUESTS}
     assert {request.kind for request in server.seen} <= kinds
     there = {os.fsencode(path) for path in [lab.root, *lab.root.rglob("*")]}
     # Artefacts are asked for whether they are there or not.

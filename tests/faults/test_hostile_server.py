@@ -15,20 +15,9 @@ import pytest
 from runicorn.errors import DamagedError, ProtocolError, StallError, UnsafeError
 from runicorn.remote_storage import SyncOptions, SyncReport, synchronize, transfer, walk
 from runicorn.remote_storage.transport import FdChannel, SftpEngine
-from testbed.fault_sftp import (
-    NAME,
-    READDIR,
-    DripForever,
-    Fault,
-    FaultServer,
-    FlipByte,
-    NamesWith,
-    RefuseOpen,
-    Request,
-    StallForever,
-    packet,
-    text,
-)
+from testbed.fault_sftp import FaultServer
+from testbed.sftp_faults import DripForever, Fault, FlipByte, NamesWith, RefuseOpen, StallForever
+from testbed.sftp_packets import NAME, READDIR, Request, packet, text
 from testbed.sshd import Sshd
 from tests.faults.lab import Lab
 from tests.faults.process import PROJECT_ROOT, ROOM, Done, left_behind, over, run_files, snapshot, sync

@@ -9,7 +9,6 @@ import os
 import random
 import select
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -39,10 +38,9 @@ from tests.faults.process import (
     over,
     run_files,
 )
-from tests.faults.tally import Tried, count, scale, turns
+from tests.faults.tally import Tried, count, killed_roots, scale
 from tests.faults.test_kill_steps import DELETES, FEW, IN_STEPS, PARTIAL
 
-SEED = int(os.environ.get("RUNICORN_KILL_SEED", "20240607"))
 KILLS, KILLS_OF_A_MIRROR = scale(30, 60), 6
 """Kills of the syncs of one root, and of one mirror."""
 
@@ -197,13 +195,8 @@ class Killer:
 @pytest.mark.timeout(scale(90, 1800))
 @pytest.mark.parametrize("part", range(scale(1, 4)))
 def test_kills_at_random_moments_against_a_live_writer(tmp_path: Path, part: int) -> None:
-    for number in turns(1, 25):
-        seed = SEED + 100 * part + number
-        print(f"RUNICORN_KILL_SEED={seed}")
-        place = tmp_path / str(number)
-        place.mkdir()
+    for place, seed in killed_roots(tmp_path, part):
         count(Tried.KILLED_SYNCS, kill_beside_a_writer(place, seed))
-        shutil.rmtree(place)
 
 
 def kill_beside_a_writer(place: Path, seed: int) -> int:

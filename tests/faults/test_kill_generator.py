@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,12 +26,11 @@ from testbed.trees import make_tree
 from tests.faults.line import Line
 from tests.faults.nursery import KILLED, Ended, Nursery
 from tests.faults.process import TIMEOUT, left_behind
-from tests.faults.tally import Tried, count, scale, turns
+from tests.faults.tally import Tried, count, killed_roots, scale
 
 KILLS = scale(20, 40)
 """Kills of the generators of one root."""
 
-SEED = int(os.environ.get("RUNICORN_KILL_SEED", "20240607"))
 PAUSE = scale(20, 60) / 1000
 """Seconds between two syncs of one client: the processor is shared with those who write."""
 
@@ -160,13 +157,8 @@ class Killer:
 @pytest.mark.timeout(scale(90, 1800))
 @pytest.mark.parametrize("part", range(scale(1, 4)))
 def test_kills_while_clients_follow(tmp_path: Path, part: int) -> None:
-    for number in turns(1, 25, slices=2):
-        seed = SEED + 100 * part + number
-        print(f"RUNICORN_KILL_SEED={seed}")
-        place = tmp_path / str(number)
-        place.mkdir()
+    for place, seed in killed_roots(tmp_path, part, slices=2):
         count(Tried.KILLED_GENERATIONS, kill_while_clients_follow(place, seed))
-        shutil.rmtree(place)
 
 
 def kill_while_clients_follow(place: Path, seed: int) -> int:

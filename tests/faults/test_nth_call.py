@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import random
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +15,6 @@ from runicorn.manifest import ManifestGenerator, read_manifest, session
 from runicorn.manifest.generation import Hooks
 from runicorn.manifest.scan_limit import LimitLost
 from runicorn.manifest.standing import Standing
-from runicorn.remote_storage import fetch, transfer
 from testbed.fault_calls import SHORT, Call, FaultyCalls
 from testbed.fault_sftp import FaultServer
 from tests.faults.scene import (
@@ -29,20 +24,19 @@ from tests.faults.scene import (
     Outcome,
     Scene,
     nothing_leaks,
-    scenes_folder,
     sync_undisturbed,
     temporary_names,
     without_frames,
 )
-from tests.faults.tally import SOAK_END, Tried, count, scale, turns
+from tests.faults.tally import NTH_SEED, ONE_CASE, SOAK_END, Tried, scale, try_all
 from tests.manifest.journal_reader import Replica
 
-SEED = int(os.environ.get("RUNICORN_NTH_SEED", "1"))
-ONE_CASE = os.environ.get("RUNICORN_NTH_CASE", "")
 TIMEOUT = 5.0
 NO_ROOM = ("ENOSPC", "EDQUOT")
 CLEANING = {"unlink", "rmdir", "scandir", "listdir", "readdir", "open", "entry.stat"}
 """Calls without which something that is left behind cannot be removed; the next sync does it."""
+
+pytestmark = pytest.mark.usefixtures("small_and_quick")
 
 
 class Case(NamedTuple):
@@ -75,7 +69,7 @@ def cases_of(calls: list[Call]) -> list[Case]:
             for error in call.errors
             for forever in (False, True)
         ]
-        random.Random(SEED).shuffle(found)
+        random.Random(NTH_SEED).shuffle(found)
         return found
     some: dict[tuple[str, str], int] = {}
     for number, call in enumerate(calls, 1):
@@ -88,24 +82,8 @@ def cases_of(calls: list[Call]) -> list[Case]:
 
 
 @pytest.fixture(autouse=True)
-def _small_and_quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Tries again at once; files of some kilobytes take the way of large ones. Nothing is logged: pytest
-    would keep the errors that are told there, and they what they hold open."""
-    monkeypatch.setattr(transfer, "BACKOFF", (0.0, 0.0))
-    monkeypatch.setattr(transfer, "RESUME_FROM", 8_000)
-    monkeypatch.setattr(fetch, "MAX_READ", 4_096)
-    monkeypatch.setattr(fetch, "READS_AT_ONCE", 1)
+def _little_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runicorn.remote_storage.landing.IN_MEMORY", 2_000)
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="runicorn-nth-", dir=scenes_folder(tmp_path)))
-    yield made
-    shutil.rmtree(made)
 
 
 # -- the client ----------------------------------------------------------------------------
@@ -292,18 +270,6 @@ class Generation:
         Replica().sync(root)
         sync_undisturbed(self.scene)
         self.scene.judge_end(behind=self.kind != "first")
-
-
-def try_all(cases: list[Case], try_one: Callable[[Case], bool], what: Tried) -> None:
-    """Try the cases, and count what was tried; tells how a failure is repeated."""
-    for turn in turns(len(cases), len(cases)):
-        case = cases[turn]
-        try:
-            reached = try_one(case)
-        except BaseException as error:
-            message = f"again with RUNICORN_NTH_CASE={case} (the order comes from RUNICORN_NTH_SEED={SEED})"
-            raise AssertionError(message) from error
-        count(what, int(reached))
 
 
 @pytest.mark.timeout(scale(120, 1800))

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import random
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from runicorn.errors import MirrorError, RunicornError, TransportError
-from runicorn.remote_storage import ManifestSyncClient, SyncOptions, fetch, transfer
+from runicorn.remote_storage import ManifestSyncClient, SyncOptions
 from runicorn.remote_storage.transport import FdChannel, SftpEngine
-from testbed.fault_sftp import NTH_KINDS, FaultServer, NthRequest
+from testbed.fault_sftp import FaultServer
+from testbed.nth_request import NTH_KINDS, NthRequest
 from tests.faults.scene import (
     Outcome,
     Scene,
     nothing_leaks,
-    scenes_folder,
     sync_undisturbed,
     temporary_names,
     without_frames,
 )
-from tests.faults.tally import SOAK_END, Tried, count, scale, turns
+from tests.faults.tally import NTH_SEED, ONE_CASE, SOAK_END, Tried, scale, try_all
 
-SEED = int(os.environ.get("RUNICORN_NTH_SEED", "1"))
-ONE_CASE = os.environ.get("RUNICORN_NTH_CASE", "")
 PATIENT, SHORT = 20.0, 0.1
 """Seconds that a server may be silent: where none is, and where the test waits for the deadline."""
 CONNECTION = ("cut", "cut within", "stall", "twice", "wrong id")
 """Faults that no connection outlives."""
+
+pytestmark = pytest.mark.usefixtures("small_and_quick")
 
 
 class Case(NamedTuple):
@@ -68,29 +64,10 @@ def cases_of(requests: int, step: int) -> list[Case]:
     if SOAK_END:
         ways = [(kind, forever) for kind in NTH_KINDS for forever in (False, True)]
         found = [Case(nth, *way) for nth in numbers for way in ways]
-        random.Random(SEED).shuffle(found)
+        random.Random(NTH_SEED).shuffle(found)
         return found
     others = [Case(nth, NTH_KINDS[nth % len(NTH_KINDS)], nth % 2 == 0) for nth in numbers[::step]]
     return others + [Case(nth, "cut", forever=False) for nth in numbers[step // 2 :: step]]
-
-
-@pytest.fixture(autouse=True)
-def _small_and_quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As of `test_nth_call.py`."""
-    monkeypatch.setattr(transfer, "BACKOFF", (0.0, 0.0))
-    monkeypatch.setattr(transfer, "RESUME_FROM", 8_000)
-    monkeypatch.setattr(fetch, "MAX_READ", 4_096)
-    monkeypatch.setattr(fetch, "READS_AT_ONCE", 1)
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="runicorn-nth-", dir=scenes_folder(tmp_path)))
-    yield made
-    shutil.rmtree(made)
 
 
 class Syncs:
@@ -185,10 +162,4 @@ class Syncs:
 def test_any_request_of_a_sync_may_be_answered_wrong(place: Path, method: str, *, behind: bool) -> None:
     syncs = Syncs(Scene.build(place, published=method != "walk"), method, behind=behind)
     cases = cases_of(syncs.count(), 3 if method == "walk" else 1)
-    for turn in turns(len(cases), len(cases)):
-        try:
-            reached = syncs.try_one(cases[turn])
-        except BaseException as error:
-            message = f"again with RUNICORN_NTH_CASE={cases[turn]} (the order: RUNICORN_NTH_SEED={SEED})"
-            raise AssertionError(message) from error
-        count(Tried.FAULTED_SYNCS, int(reached))
+    try_all(cases, syncs.try_one, Tried.FAULTED_SYNCS)

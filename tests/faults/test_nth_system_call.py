@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 from collections import Counter
@@ -16,10 +15,8 @@ from runicorn.cli import sync as _loaded_before_the_fork  # noqa: F401
 from runicorn.remote_storage import transfer
 from testbed.strace import Ended, run_traced, works
 from tests.faults.scene import Scene, nothing_leaks, sync_undisturbed, temporary_names
-from tests.faults.tally import SOAK_END, Tried, count, scale, turns
+from tests.faults.tally import NTH_SEED, ONE_CASE, SOAK_END, Tried, scale, try_all
 
-SEED = int(os.environ.get("RUNICORN_NTH_SEED", "1"))
-ONE_CASE = os.environ.get("RUNICORN_NTH_CASE", "")
 ERRORS = {
     "openat": ("EMFILE", "EACCES", "EIO", "ENOSPC"),
     "pread64": ("EIO",),
@@ -65,7 +62,7 @@ def cases_of(calls: Counter[str]) -> list[Case]:
         for error in ERRORS[call]
         for forever in (False, True)
     ]
-    chance = random.Random(SEED)
+    chance = random.Random(NTH_SEED)
     chance.shuffle(found)
     if SOAK_END:
         return found
@@ -138,10 +135,4 @@ def test_any_call_of_sqlite_may_fail(scene: Scene, *, behind: bool) -> None:
     ended = client.sync()
     assert ended.code == 0, ended
     cases = cases_of(ended.calls)
-    for turn in turns(len(cases), len(cases)):
-        try:
-            reached = client.try_one(cases[turn])
-        except BaseException as error:
-            message = f"again with RUNICORN_NTH_CASE={cases[turn]} (the order: RUNICORN_NTH_SEED={SEED})"
-            raise AssertionError(message) from error
-        count(Tried.FAULTED_SYNCS, int(reached))
+    try_all(cases, client.try_one, Tried.FAULTED_SYNCS)

@@ -14,10 +14,11 @@ from runicorn.manifest.scan_limit import Limit
 from runicorn.manifest.scan_reader import StateReader, stored_identity
 from runicorn.manifest.scan_state import STATE_NAME, RunState, Summary
 from runicorn.manifest.standing import Standing
-from tests.manifest.helpers import generate, make_run, temps
+from tests.manifest.helpers import generate, temps
 from tests.manifest.journal_reader import Replica, epochs, head
 from tests.manifest.test_journal_kill import Follower, change
 from tests.manifest.test_kill import child
+from tests.manifest.watching import three_runs
 
 HERE = Path(__file__).parents[2]
 MODULE = "__import__('tests.manifest.test_watch_kill', fromlist=['run'])"
@@ -36,9 +37,7 @@ def run(root: str) -> int:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for number in range(3):
-        make_run(tmp_path, f"p/n/runs/r{number}", status="running")
-    return tmp_path
+    return three_runs(tmp_path)
 
 
 def test_killed_at_every_step(root: Path) -> None:

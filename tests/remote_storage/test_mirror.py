@@ -30,7 +30,7 @@ def mirror(tmp_path: Path) -> Iterator[Mirror]:
 
 
 def install(mirror: Mirror, path: str, content: str) -> Path:
-    staged = mirror.stage()
+    staged = mirror.staging.stage()
     staged.write(content.encode(), 0)
     mirror.install(staged, path)
     return mirror.root / path
@@ -344,7 +344,7 @@ def test_sweeping_keeps_young_partial_downloads(mirror: Mirror) -> None:
     for name in ("0123", "young.partial", "old.partial"):
         put(mirror.root / ".runicorn/staging" / name, "x")
     os.utime(mirror.root / ".runicorn/staging/old.partial", (0, 0))
-    mirror.sweep_staging()
+    mirror.staging.sweep()
     assert names(mirror.root / ".runicorn/staging") == ["young.partial"]
 
 

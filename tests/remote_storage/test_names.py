@@ -9,6 +9,7 @@ import pytest
 from runicorn.remote_storage.collisions import NameClaims
 from runicorn.remote_storage.fetch import has_to_parse
 from runicorn.remote_storage.mirror import Mirror
+from runicorn.remote_storage.staging_folder import StagingFolder
 from tests.remote_storage.helpers import (
     OLD,
     RUN,
@@ -40,7 +41,7 @@ def test_claims_of_names_that_look_the_same_go_to_the_first() -> None:
 
 def test_disk_that_tells_names_apart_is_seen_as_such(site: Site) -> None:
     with Mirror(site.mirror) as mirror:
-        assert not mirror.takes_names_for_the_same()
+        assert not mirror.staging.takes_names_for_the_same()
     assert not site.staged()
     for name in ("A.png", f"{COMPOSED}.png", f"{APART}.png"):
         put(site.root / RUN / "media" / name, name, OLD)
@@ -61,7 +62,7 @@ def test_names_that_the_disk_takes_for_the_same_fail_before_anything_is_written(
     for name in ("b.png", "B.png"):
         put(site.root / RUN / "media" / name, name, OLD)
     site.publish()
-    monkeypatch.setattr(Mirror, "takes_names_for_the_same", lambda _mirror: True)
+    monkeypatch.setattr(StagingFolder, "takes_names_for_the_same", lambda _folder: True)
     report = site.sync(method=method)
     mirrored, failed = run_files(site.mirror), {each.path for each in report.failed}
     assert report.failed_count == len(report.failed) == len(failed)

@@ -112,16 +112,16 @@ def killed_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[N
 SILENT = """#!{python}
 import os, sys
 sys.path.insert(0, {project!r})
-from testbed import fault_sftp
+from testbed import fault_sftp, sftp_faults
 
-class Tells(fault_sftp.StallForever):
+class Tells(sftp_faults.StallForever):
     def reply(self, request, packets):
         sent = super().reply(request, packets)
         if self.left == -1:
             print("silent from now on", file=sys.stderr, flush=True)
         return sent
 
-fault_sftp.FAULTS["Tells"] = Tells
+sftp_faults.FAULTS["Tells"] = Tells
 sys.exit(fault_sftp.main(["--fault", "Tells:" + os.environ["ANSWERS"]]))
 """
 

@@ -10,7 +10,7 @@ from runicorn.remote_storage import SyncOptions, SyncReport, synchronize
 from runicorn.remote_storage.transport.local import LocalTransport
 from tests.manifest.helpers import append, make_run, replace
 from tests.manifest.journal_reader import head
-from tests.manifest.test_watch import Told, watching
+from tests.manifest.watching import Told, watching
 
 
 class Client:

@@ -20,8 +20,9 @@ from runicorn.remote_storage.transport import (
     connect_ssh,
     open_beside,
 )
-from testbed.fault_sftp import Fault, FaultServer, NoLimits, OneHandle, ReorderReplies, ShortReads
+from testbed.fault_sftp import FaultServer
 from testbed.fault_transport import FaultTransport
+from testbed.sftp_faults import Fault, NoLimits, OneHandle, ReorderReplies, ShortReads
 from testbed.sshd import Sshd, find_sftp_server
 from tests.transport.contract import TransportContract
 from tests.transport.jobs import one_answer

@@ -27,9 +27,11 @@ from runicorn.remote_storage.transport import (
     StatusCode,
 )
 from runicorn.remote_storage.transport.window import FIRST_HANDLES_KNOWN
-from testbed import fault_sftp as faults
-from testbed.fault_sftp import Fault, FaultServer
+from testbed import sftp_faults as faults
+from testbed import sftp_packets
+from testbed.fault_sftp import FaultServer
 from testbed.fault_transport import FaultTransport
+from testbed.sftp_faults import Fault
 from tests.transport.jobs import ask, list_folder, one_answer, read_big, read_small
 
 TIMEOUT = 0.3
@@ -89,7 +91,7 @@ def test_dripping_server_is_a_stall(tree: Path) -> None:
         engine = SftpEngine(FdChannel(*server.connect()), timeout=TIMEOUT)
         with pytest.raises(StallError, match="does not get on"):
             engine.run([read_small(str(tree / "f1"), 0, {})])
-        assert server.seen[-1].kind == faults.READ
+        assert server.seen[-1].kind == sftp_packets.READ
 
 
 def test_dripping_greeting_is_a_stall() -> None:
@@ -137,7 +139,7 @@ def test_text_alone_is_quoted_when_the_stream_ends() -> None:
 def test_other_version_is_refused() -> None:
     ours, theirs = socket.socketpair()
     with ours:
-        ours.sendall(faults.packet(faults.VERSION, b"\0\0\0\x02"))
+        ours.sendall(sftp_packets.packet(sftp_packets.VERSION, b"\0\0\0\x02"))
         fd = theirs.detach()
         with pytest.raises(ProtocolError, match="version 2"):
             SftpEngine(FdChannel(fd, fd), timeout=LONG)
@@ -145,11 +147,11 @@ def test_other_version_is_refused() -> None:
 
 def test_same_handle_twice_is_refused(tree: Path) -> None:
     class SameHandle(Fault):
-        def reply(self, request: faults.Request, packets: list[bytes]) -> list[bytes]:
-            if packets[0][4] != faults.HANDLE:
+        def reply(self, request: sftp_packets.Request, packets: list[bytes]) -> list[bytes]:
+            if packets[0][4] != sftp_packets.HANDLE:
                 return packets
             number = request.number.to_bytes(4, "big")
-            return [faults.packet(faults.HANDLE, number + faults.text(b"same"))]
+            return [sftp_packets.packet(sftp_packets.HANDLE, number + sftp_packets.text(b"same"))]
 
     with FaultServer(Path("/"), [SameHandle()]) as server:
         engine = SftpEngine(FdChannel(*server.connect()), timeout=LONG)
@@ -171,7 +173,7 @@ def test_refusals_lower_the_number_of_handles(tree: Path) -> None:
     with FaultServer(Path("/"), [faults.OneHandle(3)]) as server:
         engine = SftpEngine(FdChannel(*server.connect()), timeout=LONG)
         engine.run(read_small(str(tree / f"f{number % 20}"), 5000, {}) for number in range(1000))
-        opens = sum(one.kind == faults.OPEN for one in server.seen)
+        opens = sum(one.kind == sftp_packets.OPEN for one in server.seen)
         engine.close()
     # The first ones go out together; each that is refused may be refused a few times more.
     assert opens < 1000 + 5 * (FIRST_HANDLES_KNOWN - 3)
@@ -182,8 +184,8 @@ def test_channel_of_another_client_is_left_without_open_answers(tree: Path) -> N
         held: list[bytes] = []  # noqa: RUF012 - one object, one test
         answered = 0
 
-        def reply(self, request: faults.Request, packets: list[bytes]) -> list[bytes]:
-            if request.kind != faults.CLOSE:
+        def reply(self, request: sftp_packets.Request, packets: list[bytes]) -> list[bytes]:
+            if request.kind != sftp_packets.CLOSE:
                 return packets
             self.held += packets
             return []
@@ -197,7 +199,7 @@ def test_channel_of_another_client_is_left_without_open_answers(tree: Path) -> N
     with FaultServer(Path("/"), [late]) as server:
         read_fd, write_fd = server.connect()
         os.write(write_fd, b"\0\0\0\x05\x01\0\0\0\x03")
-        assert os.read(read_fd, 1000)[4] == faults.VERSION
+        assert os.read(read_fd, 1000)[4] == sftp_packets.VERSION
         engine = SftpEngine(FdChannel(read_fd, write_fd), timeout=LONG, initialised=True)
         for count in (1, 2, 3):
             engine.run([read_small(str(tree / "f1"), 5000, {})])
@@ -226,13 +228,13 @@ def test_kept_handles_are_closed_on_the_channel_of_another_client(tree: Path) ->
     with FaultServer(Path("/"), []) as server:
         read_fd, write_fd = server.connect()
         os.write(write_fd, b"\0\0\0\x05\x01\0\0\0\x03")
-        assert os.read(read_fd, 1000)[4] == faults.VERSION
+        assert os.read(read_fd, 1000)[4] == sftp_packets.VERSION
         engine = SftpEngine(FdChannel(read_fd, write_fd), timeout=LONG, initialised=True)
         engine.run([ask([Open(str(tree / "f1"), keep=True)], [])])
         assert len(server.handles) == 1
         engine.close()
         # The server answers in order, and close() has waited for the last answer.
-        assert [one.kind for one in server.seen] == [faults.INIT, faults.OPEN, faults.CLOSE]
+        assert [one.kind for one in server.seen] == [sftp_packets.INIT, sftp_packets.OPEN, sftp_packets.CLOSE]
         assert server.handles == {}
 
 
@@ -265,7 +267,7 @@ def test_file_that_cannot_be_opened_fails_alone(tree: Path, code: StatusCode) ->
     with FaultServer(Path("/"), [faults.RefuseOpen("f7", code)]) as server:
         engine = SftpEngine(FdChannel(*server.connect()), timeout=LONG)
         engine.run(read_small(str(tree / f"f{number}"), 5000, found) for number in range(20))
-        opens = sum(one.kind == faults.OPEN for one in server.seen)
+        opens = sum(one.kind == sftp_packets.OPEN for one in server.seen)
         engine.close()
     error = found.pop(str(tree / "f7"))
     assert isinstance(error, RequestError)
@@ -414,14 +416,14 @@ class Refuses(Fault):
     def __init__(self, kind: int, code: int, offset: int = 0) -> None:
         self.kind, self.code, self.offset = kind, code, offset
 
-    def answer(self, server: FaultServer, request: faults.Request) -> bytes | None:
+    def answer(self, server: FaultServer, request: sftp_packets.Request) -> bytes | None:
         del server
-        hit = request.kind == self.kind and (self.kind != faults.READ or request.offset >= self.offset)
-        return faults.status(request.number, self.code, "on purpose") if hit else None
+        hit = request.kind == self.kind and (self.kind != sftp_packets.READ or request.offset >= self.offset)
+        return sftp_packets.status(request.number, self.code, "on purpose") if hit else None
 
 
 def test_ok_where_an_answer_was_asked_for_is_refused(tree: Path) -> None:
-    with FaultServer(Path("/"), [Refuses(faults.STAT, 0)]) as server:
+    with FaultServer(Path("/"), [Refuses(sftp_packets.STAT, 0)]) as server:
         engine = SftpEngine(FdChannel(*server.connect()), timeout=LONG)
         with pytest.raises(ProtocolError, match=r"^the server answered STAT with OK and nothing else$"):
             engine.run([one_answer(tree)[0]])
@@ -436,7 +438,7 @@ def test_error_in_a_part_of_a_long_read_is_that_of_the_read(tree: Path) -> None:
         assert isinstance(handle, Handle)
         found.extend((yield [Read(handle, 0, 100_000), Read(handle, 0, 10)]))
 
-    with FaultServer(Path("/"), [faults.NoLimits(), Refuses(faults.READ, 4, 64 * 1024)]) as server:
+    with FaultServer(Path("/"), [faults.NoLimits(), Refuses(sftp_packets.READ, 4, 64 * 1024)]) as server:
         engine = SftpEngine(FdChannel(*server.connect()), timeout=LONG)
         engine.run([job()])
         engine.close()
@@ -448,7 +450,7 @@ def test_error_in_a_part_of_a_long_read_is_that_of_the_read(tree: Path) -> None:
 
 def test_server_that_refuses_to_tell_its_limits_is_used_without_them(tree: Path) -> None:
     found: dict[str, bytes | RequestError] = {}
-    with FaultServer(Path("/"), [Refuses(faults.EXTENDED, 8)]) as server:
+    with FaultServer(Path("/"), [Refuses(sftp_packets.EXTENDED, 8)]) as server:
         engine = SftpEngine(FdChannel(*server.connect()), timeout=LONG)
         engine.run([read_small(str(tree / "f1"), 5000, found)])
         engine.close()
@@ -457,10 +459,10 @@ def test_server_that_refuses_to_tell_its_limits_is_used_without_them(tree: Path)
 
 def test_limits_of_zero_are_none(tree: Path) -> None:
     class Unlimited(Fault):
-        def answer(self, server: FaultServer, request: faults.Request) -> bytes | None:
+        def answer(self, server: FaultServer, request: sftp_packets.Request) -> bytes | None:
             del server
             body = request.number.to_bytes(4, "big") + bytes(32)
-            return faults.packet(201, body) if request.kind == faults.EXTENDED else None
+            return sftp_packets.packet(201, body) if request.kind == sftp_packets.EXTENDED else None
 
     (tree / "big").write_bytes(os.urandom(300_000))
     found: dict[str, bytes | RequestError] = {}
@@ -468,7 +470,7 @@ def test_limits_of_zero_are_none(tree: Path) -> None:
         engine = SftpEngine(FdChannel(*server.connect()), timeout=LONG)
         engine.run([read_big(str(tree / "big"), found)])
         engine.close()
-        assert max(one.length for one in server.seen if one.kind == faults.READ) == 32 * 1024
+        assert max(one.length for one in server.seen if one.kind == sftp_packets.READ) == 32 * 1024
     assert found[str(tree / "big")] == (tree / "big").read_bytes()
 
 
@@ -501,10 +503,10 @@ def test_short_read_of_all_but_one_byte_is_asked_again_of_a_server_that_gives_th
 
 def test_gap_in_a_long_read_ends_it(tree: Path) -> None:
     class Gap(Fault):
-        def answer(self, server: FaultServer, request: faults.Request) -> bytes | None:
+        def answer(self, server: FaultServer, request: sftp_packets.Request) -> bytes | None:
             del server
-            hit = request.kind == faults.READ and request.offset == 32 * 1024
-            return faults.status(request.number, faults.EOF) if hit else None
+            hit = request.kind == sftp_packets.READ and request.offset == 32 * 1024
+            return sftp_packets.status(request.number, sftp_packets.EOF) if hit else None
 
     (tree / "big").write_bytes(os.urandom(100_000))
     found: list[Answer] = []
@@ -560,7 +562,7 @@ def test_leftover_handles_are_closed_on_the_server(tree: Path) -> None:
         engine.run([job])
         assert isinstance(found[0], Attributes)
         assert server.handles == {}
-        assert sum(one.kind == faults.OPEN for one in server.seen) == 7
+        assert sum(one.kind == sftp_packets.OPEN for one in server.seen) == 7
         engine.close()
 
 
@@ -586,7 +588,7 @@ def test_requests_go_out_together_and_none_is_wasted(tree: Path) -> None:
         engine.run(read_small(str(tree / f"f{number}"), 5000, {}) for number in range(20))
         engine.run([one_answer(tree)[0]])
         kinds = [one.kind for one in server.seen]
-        assert kinds[:22] == [faults.INIT, faults.EXTENDED, *[faults.OPEN] * 20]
+        assert kinds[:22] == [sftp_packets.INIT, sftp_packets.EXTENDED, *[sftp_packets.OPEN] * 20]
         assert len(kinds) == engine.traffic.requests == 2 + 60 + 1
         engine.close()
 

@@ -29,10 +29,11 @@ from runicorn.remote_storage.transport import (
     connect_ssh,
     stream,
 )
-from testbed import counting, fault_sftp
-from testbed.fault_sftp import Fault, FaultServer, NoLimits, ReorderReplies, ShortReads
+from testbed import counting, sftp_faults, sftp_packets
+from testbed.fault_sftp import FaultServer
 from testbed.fault_transport import FaultTransport
 from testbed.proxy import DelayProxy
+from testbed.sftp_faults import Fault, NoLimits, ReorderReplies, ShortReads
 from testbed.sshd import Sshd
 from tests.transport.jobs import ask, one_answer, read_small
 
@@ -141,7 +142,7 @@ def test_one_request_for_each_range_and_two_more(tmp_path: Path, cancel: threadi
             assert b"".join(chunks) == data
         kinds = [one.kind for one in server.seen]
         reads = -(-len(data) // MAX_READ)
-        assert kinds.count(fault_sftp.READ) == reads
+        assert kinds.count(sftp_packets.READ) == reads
         # INIT and the limits, OPEN and CLOSE.
         assert len(kinds) == engine.traffic.requests == reads + 4
         engine.close()
@@ -157,7 +158,7 @@ def test_kept_handle_is_used_and_stays_open(tmp_path: Path, cancel: threading.Ev
         assert isinstance(handle, Handle)
         with Stream(engine, path, 10, len(data), cancel=cancel, handle=handle) as chunks:
             assert b"".join(chunks) == data[10:]
-        assert [one.kind for one in server.seen].count(fault_sftp.OPEN) == 1
+        assert [one.kind for one in server.seen].count(sftp_packets.OPEN) == 1
         engine.run([ask([Read(handle, 0, 9)], found)])
         assert found[1] == data[:9]
         engine.close()
@@ -226,7 +227,7 @@ def test_connection_that_fails_is_raised(tmp_path: Path, cancel: threading.Event
 def test_connection_that_is_cut(tmp_path: Path, cancel: threading.Event) -> None:
     path, data = make_file(tmp_path, 6 * MIB)
     with (
-        FaultServer(Path("/"), [fault_sftp.CutAfter(3 * MIB)]) as server,
+        FaultServer(Path("/"), [sftp_faults.CutAfter(3 * MIB)]) as server,
         pytest.raises(ConnectError),
         Stream(serve(server), path, 0, len(data), cancel=cancel) as chunks,
     ):
@@ -249,7 +250,7 @@ def test_leaving_early_leaves_a_connection_that_works(tmp_path: Path, cancel: th
 def test_interrupt_waits_for_no_server(tmp_path: Path, cancel: threading.Event) -> None:
     path, data = make_file(tmp_path, 6 * MIB)
     begun = time.monotonic()
-    with FaultServer(Path("/"), [fault_sftp.StallForever(5)]) as server:
+    with FaultServer(Path("/"), [sftp_faults.StallForever(5)]) as server:
         engine = serve(server)
         with pytest.raises(KeyboardInterrupt), Stream(engine, path, 0, len(data), cancel=cancel):
             raise KeyboardInterrupt
@@ -277,7 +278,7 @@ def test_cancel_is_seen_while_nothing_comes(
     monkeypatch.setattr(stream, "_CANCELLED_SECONDS", 0.1)
     path, data = make_file(tmp_path, 6 * MIB)
     begun = time.monotonic()
-    with FaultServer(Path("/"), [fault_sftp.StallForever(3)]) as server:
+    with FaultServer(Path("/"), [sftp_faults.StallForever(3)]) as server:
         timer = threading.Timer(0.1, cancel.set)
         timer.start()
         with (
@@ -313,7 +314,7 @@ def test_further_channels_share_the_ranges(tmp_path: Path, cancel: threading.Eve
         with Stream(transport, path, 3, len(data), cancel=cancel) as chunks:
             assert transport.asked.wait(TIMEOUT)
             assert b"".join(chunks) == data[3:]
-        reads = [sum(one.kind == fault_sftp.READ for one in server.seen) for server in (first, second)]
+        reads = [sum(one.kind == sftp_packets.READ for one in server.seen) for server in (first, second)]
         assert reads[0] > 0
         assert reads[1] > 0
         assert all(engine.ended for engine in more)
@@ -324,7 +325,7 @@ def test_further_channels_share_the_ranges(tmp_path: Path, cancel: threading.Eve
 @pytest.mark.usefixtures("bulk")
 @pytest.mark.parametrize(
     "fault",
-    [fault_sftp.CutAfter(MIB), fault_sftp.RefuseOpen("file"), fault_sftp.StallForever(0)],
+    [sftp_faults.CutAfter(MIB), sftp_faults.RefuseOpen("file"), sftp_faults.StallForever(0)],
     ids=lambda fault: type(fault).__name__,
 )
 def test_further_channel_that_fails_leaves_its_ranges_to_the_first(
@@ -345,7 +346,7 @@ def test_further_channel_that_fails_leaves_its_ranges_to_the_first(
 @pytest.mark.usefixtures("bulk")
 def test_leaving_early_closes_further_channels(tmp_path: Path, cancel: threading.Event) -> None:
     path, data = make_file(tmp_path, 50_000_000)
-    with FaultServer(Path("/")) as first, FaultServer(Path("/"), [fault_sftp.StallForever(4)]) as second:
+    with FaultServer(Path("/")) as first, FaultServer(Path("/"), [sftp_faults.StallForever(4)]) as second:
         further = serve(second)
         transport = WithMore(serve(first), [further])
         begun = time.monotonic()
@@ -369,7 +370,7 @@ def test_channels_that_come_too_late_are_closed(tmp_path: Path, cancel: threadin
             assert b"".join(chunks) == data
             transport.gate.set()
         assert further.ended
-        assert [one.kind for one in server.seen].count(fault_sftp.OPEN) == 1
+        assert [one.kind for one in server.seen].count(sftp_packets.OPEN) == 1
         transport.close()
 
 

@@ -77,7 +77,7 @@ class BaseInstaller:
         self._pool = ThreadPoolExecutor(1, "runicorn-barrier")
         self._waiting: Future[None] | None = None
         selection = context.options.selection
-        self._workers = WorkerPool(self._mirror.staging_fd, selection, epoch, workers, context.check)
+        self._workers = WorkerPool(self._mirror.staging.fd, selection, epoch, workers, context.check)
         self._batch = _Batch(place)
         self._handed = place
         self._written: _Batch | None = None
@@ -211,7 +211,7 @@ class BaseInstaller:
             self._waiting = self._pool.submit(self._barrier.wait)
             return
         if self._written is not None:
-            staged = [self._mirror.staged(entry.name) for _, entry in self._written.files]
+            staged = [self._mirror.staging.staged(entry.name) for _, entry in self._written.files]
             self._barrier.contents([each.open for each in staged])
         if self._named is not None:
             self._barrier.names(self._mirror.take_changed(), len(self._named.files))
@@ -225,7 +225,7 @@ class BaseInstaller:
         done = []
         for section, entry in batch.files:
             try:
-                self._mirror.install(self._mirror.staged(entry.name), entry.path)
+                self._mirror.install(self._mirror.staging.staged(entry.name), entry.path)
             except DiskFullError:
                 raise
             except MirrorError:
@@ -255,7 +255,7 @@ class BaseInstaller:
         self._is_broken = True
         for batch in (self._written, self._batch):
             for _, entry in batch.files if batch is not None else ():
-                self._mirror.staged(entry.name).discard()
+                self._mirror.staging.staged(entry.name).discard()
         self._named = self._written = None
         self._batch, self._handed = _Batch(self.place), self.place
 

@@ -47,7 +47,7 @@ class SyncContext:
             DiskFullError: it has none.
         """
         tree = self.mirror.tree
-        needed, free = size - tree.staged_bytes(), tree.free_bytes()
+        needed, free = size - tree.staging.staged_bytes(), tree.free_bytes()
         if needed > free:
             raise DiskFullError(f"{needed} bytes have to be fetched, the mirror's disk has {free} free")
 

@@ -29,7 +29,7 @@ class Landing:
         self._start = start
         self._key = key
         self._memory: bytearray | None = bytearray() if size <= IN_MEMORY else None
-        self._staged: StagedFile | None = None if size <= IN_MEMORY else mirror.stage(key)
+        self._staged: StagedFile | None = None if size <= IN_MEMORY else mirror.staging.stage(key)
         self._size = 0
 
     def __call__(self, data: bytes, offset: int) -> None:
@@ -44,7 +44,7 @@ class Landing:
         self._size = at + len(data)
 
     def _spill(self) -> None:
-        self._staged = self._mirror.stage(self._key)
+        self._staged = self._mirror.staging.stage(self._key)
         self._staged.write(bytes(self._memory or b""), 0)
         self._memory = None
 
@@ -122,7 +122,7 @@ class Landing:
         """What has landed, as a staged file that the caller owns from now on."""
         staged = self._staged
         if staged is None:
-            staged = self._mirror.stage()
+            staged = self._mirror.staging.stage()
             try:
                 staged.write(bytes(self._memory or b""), 0)
             except BaseException:

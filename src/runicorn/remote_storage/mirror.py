@@ -10,9 +10,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import secrets
 import stat
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -24,20 +22,12 @@ from runicorn.remote_storage.disk_errors import NO_ROOM, mirror_error, require_u
 from runicorn.remote_storage.folders import FOLDER_FLAGS, Folders, SpelledOtherwise
 from runicorn.remote_storage.known import LocalFile
 from runicorn.remote_storage.records import append_records
-from runicorn.remote_storage.staging import (
-    FILE_FLAGS,
-    StagedFile,
-    discard_folder,
-    signature_of,
-    stage_file,
-)
+from runicorn.remote_storage.staging import FILE_FLAGS, StagedFile, signature_of
+from runicorn.remote_storage.staging_folder import STAGING, StagingFolder
 
 STATE_FOLDER = rules.ARTEFACT_FOLDER
-STAGING_FOLDER = "staging"
-PARTIAL_SUFFIX = ".partial"
 
 _CHUNK = 1024 * 1024
-_PARTIAL_LIFE = 7 * 86400.0
 
 
 class Mirror:
@@ -53,8 +43,7 @@ class Mirror:
 
     def __init__(self, root: Path, *, read_only: bool = False) -> None:
         self.root = root
-        self._staging_fd = -1
-        self._stem, self._staged = secrets.token_hex(8), 0
+        self._staging: StagingFolder | None = None
         require_utf8_names()
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -68,7 +57,7 @@ class Mirror:
         if read_only:
             return
         try:
-            self._staging_fd = os.dup(self._folders.fd(f"{STATE_FOLDER}/{STAGING_FOLDER}", create=True))
+            self._staging = StagingFolder(os.dup(self._folders.fd(STAGING, create=True)))
         except OSError as error:
             self._folders.forget_all()
             os.close(self.fd)
@@ -86,22 +75,23 @@ class Mirror:
         """Close all folders."""
         self._folders.forget_all()
         if self.fd >= 0:
-            if self._staging_fd >= 0:
-                os.close(self._staging_fd)
+            if self._staging is not None:
+                self._staging.close()
             os.close(self.fd)
             self.fd = -1
 
     @property
-    def staging_fd(self) -> int:
-        """The open folder for staged files."""
-        return self._staging_fd
+    def staging(self) -> StagingFolder:
+        """Its folder for staged files, when it was not opened to be read only."""
+        assert self._staging is not None  # noqa: S101 - who only reads stages nothing
+        return self._staging
 
     # -- folders ---------------------------------------------------------------------------
 
     def folds(self) -> bool:
-        """As `takes_names_for_the_same`, found out once."""
-        if self._folds is None and self._staging_fd >= 0:
-            self._folds = self.takes_names_for_the_same()
+        """As `StagingFolder.takes_names_for_the_same`, found out once."""
+        if self._folds is None and self._staging is not None:
+            self._folds = self._staging.takes_names_for_the_same()
         return bool(self._folds)
 
     def folder_fd(self, folder: str) -> int:
@@ -155,14 +145,10 @@ class Mirror:
         finally:
             os.close(fd)
 
-    def takes_names_for_the_same(self) -> bool:
-        """Whether the file system takes names for the same that differ by case or form of accents."""
-        staged, _ = self.stage_whole(memoryview(b""), 0, secrets.token_hex(6) + "-\u00e9")
-        stem = staged.name[:-1]
-        try:
-            return any(_exists(stem + other, self._staging_fd) for other in ("\u00c9", "e\u0301"))
-        finally:
-            staged.discard()
+    def is_empty(self) -> bool:
+        """Whether nothing but the state folder lies in it."""
+        with os.scandir(self.fd) as entries:
+            return all(entry.name == STATE_FOLDER for entry in entries)
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -228,78 +214,6 @@ class Mirror:
 
     # -- writing ---------------------------------------------------------------------------
 
-    def stage(self, key: str | None = None) -> StagedFile:
-        """A new staged file.
-
-        Args:
-            key: a name under which an interrupted download is found again; None for a
-                file that is not worth it.
-        """
-        if key is None:
-            name, flags = self._new_name(), os.O_EXCL
-        else:
-            name, flags = key + PARTIAL_SUFFIX, 0
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | flags | FILE_FLAGS, 0o666, dir_fd=self._staging_fd)
-        staged = StagedFile(self._staging_fd, name)
-        try:
-            os.close(fd)
-        except OSError:
-            staged.discard()
-            raise
-        return staged
-
-    def _new_name(self) -> str:
-        self._staged += 1
-        return f"{self._stem}-{self._staged}"
-
-    def stage_whole(
-        self, data: memoryview, mtime_ns: int, name: str | None = None
-    ) -> tuple[StagedFile, LocalFile]:
-        """A staged file that is complete, and what it will look like in the mirror.
-
-        Args:
-            data: its content.
-            mtime_ns: its time of last change, nanoseconds since the epoch.
-            name: of the staged file; by default one of its own.
-        """
-        name = name or self._new_name()
-        return self.staged(name), stage_file(self._staging_fd, name, data, mtime_ns)
-
-    def staged(self, name: str) -> StagedFile:
-        """A staged file that is there, by its name in the folder for staged files."""
-        return StagedFile(self._staging_fd, name)
-
-    def is_empty(self) -> bool:
-        """Whether nothing but the state folder lies in it."""
-        with os.scandir(self.fd) as entries:
-            return all(entry.name == STATE_FOLDER for entry in entries)
-
-    def staged_bytes(self) -> int:
-        """Bytes of interrupted downloads that can be gone on with."""
-        with os.scandir(self._staging_fd) as entries:
-            return sum(each.stat(follow_symlinks=False).st_size for each in entries if each.is_file())
-
-    def sweep_staging(self) -> None:
-        """Remove what earlier syncs left, but for partial files that can still be gone on with.
-
-        Raises:
-            MirrorError: something cannot be removed.
-        """
-        oldest = time.time() - _PARTIAL_LIFE
-        with os.scandir(self._staging_fd) as entries:
-            for entry in entries:
-                status = entry.stat(follow_symlinks=False)
-                if entry.name.endswith(PARTIAL_SUFFIX) and status.st_mtime >= oldest:
-                    continue
-                try:
-                    if entry.is_dir(follow_symlinks=False):
-                        discard_folder(self._staging_fd, entry.name)
-                    else:
-                        os.unlink(entry.name, dir_fd=self._staging_fd)
-                except OSError as error:
-                    path = f"{STATE_FOLDER}/{STAGING_FOLDER}/{entry.name}"
-                    raise mirror_error(error, path) from error
-
     def require_plain(self, path: str) -> None:
         """Make sure that a path holds a regular file or nothing, before it is opened by its name.
 
@@ -336,7 +250,7 @@ class Mirror:
     def _rename(self, staged: StagedFile, folder: str, name: str) -> None:
         fd = self._folders.fd(folder, create=True)
         self._folders.require_own(folder, name)
-        os.rename(staged.name, name, src_dir_fd=self._staging_fd, dst_dir_fd=fd)
+        os.rename(staged.name, name, src_dir_fd=self.staging.fd, dst_dir_fd=fd)
         self._folders.made(folder, name)
         self._folders.changed(folder)
 
@@ -407,14 +321,6 @@ class Mirror:
 def _unusable(error: OSError, what: str) -> MirrorError:
     kind = DiskFullError if error.errno in NO_ROOM else MirrorError
     return kind(f"{what}: {error.strerror}")
-
-
-def _exists(name: str, folder_fd: int) -> bool:
-    try:
-        os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _require_regular(status: os.stat_result) -> None:

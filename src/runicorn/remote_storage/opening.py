@@ -16,14 +16,14 @@ from filelock import FileLock, Timeout
 from runicorn.errors import MirrorBusyError, MirrorError, RequestError, UsageError
 from runicorn.manifest.rules import escape
 from runicorn.remote_storage.durability import Barrier
-from runicorn.remote_storage.mirror import STAGING_FOLDER, STATE_FOLDER, Mirror
+from runicorn.remote_storage.mirror import STATE_FOLDER, Mirror
 from runicorn.remote_storage.options import SyncOptions
+from runicorn.remote_storage.staging_folder import STAGING
 from runicorn.remote_storage.state import MirrorState
 from runicorn.remote_storage.transport.base import Job, Stat, Transport
 
 log = logging.getLogger(__name__)
 
-STAGING = f"{STATE_FOLDER}/{STAGING_FOLDER}"
 _STATE_FILE = "state.db"
 _LOCK_FILE = "sync.lock"
 _SCAN_STATE = "scan_state.gz"
@@ -73,7 +73,7 @@ def open_mirror(stack: contextlib.ExitStack, root: Path, options: SyncOptions) -
         if database.with_name(f"{_STATE_FILE}-wal").exists():
             # A sync was killed. What it put in place will be recorded without another look at the disk.
             Barrier(tree.fd).wait()
-        tree.sweep_staging()
+        tree.staging.sweep()
     return OpenMirror(tree, stack.enter_context(MirrorState(database)))
 
 
@@ -133,7 +133,7 @@ def refuse_itself(mirror: OpenMirror, transport: Transport, remote_root: str) ->
     tree = mirror.tree
     if not mirror.state.is_empty() or tree.is_empty():
         return
-    staged, _ = tree.stage_whole(memoryview(b""), 0)
+    staged, _ = tree.staging.stage_whole(memoryview(b""), 0)
     answers: list[object] = []
     try:
         transport.run(iter([_look(f"{remote_root}/{STAGING}/{staged.name}", answers)]))

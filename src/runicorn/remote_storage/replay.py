@@ -270,7 +270,7 @@ class Replay:
 
     def _put(self, run: Run, entry: FileEntry, carried: Carried) -> None:
         hashes, hasher = proven(entry, carried)
-        staged, local = self._mirror.stage_whole(carried.data, Listed.of(entry).time_ns)
+        staged, local = self._mirror.staging.stage_whole(carried.data, Listed.of(entry).time_ns)
         self._add(run, entry, carried, (local, hashes), staged, hasher)
 
     def _hasher(self, path: str, known: Known) -> BlockHasher | None:

@@ -7,16 +7,16 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final
 
-from runicorn.errors import ConnectError, HostKeyError, LoginError, TransportError, UsageError
+from runicorn.errors import ConnectError, LoginError, TransportError, UsageError
 from runicorn.remote_storage.transport.channel import FdChannel
 from runicorn.remote_storage.transport.sharing import OPENSSH_OPTIONS, Sharing, is_openssh
 from runicorn.remote_storage.transport.shown import printable
+from runicorn.remote_storage.transport.ssh_stderr import SshStderr
 
 if TYPE_CHECKING:
     from runicorn.remote_storage.transport.engine import SftpEngine
@@ -24,29 +24,10 @@ if TYPE_CHECKING:
 LOGIN_SECONDS: Final = 180.0
 """Seconds that logging in may take: sshd gives a person at a prompt 120."""
 _PIPE_BYTES: Final = 1024 * 1024
-_STDERR_BYTES: Final = 64 * 1024
 _LEAVE_SECONDS: Final = 1.0
-_STDERR_SECONDS: Final = 0.5
 _FURTHER_SECONDS: Final = 10.0
-_HOST_KEY_SIGNS: Final = (
-    "Host key verification failed",
-    "REMOTE HOST IDENTIFICATION HAS CHANGED",
-    "POSSIBLE DNS SPOOFING DETECTED",
-)
 _NAME: Final = re.compile(r"[^\s\x00-\x1f\x7f-][^\s\x00-\x1f\x7f]*")
-_NOISE: Final = re.compile(r"debug\d:|Warning: Permanently added|@@@|channel \d+: open failed|\*\* ")
-_LOGIN_DENIED: Final = "Permission denied ("
-"""The ways to log in follow; what the system denies, such as a key file or a connection, has no bracket."""
 _HANDLES_HINT: Final = "see `ulimit -n`, and what else this program has open"
-_HINTS: Final = (
-    ("subsystem request failed", "the server must offer the sftp subsystem"),
-    (_LOGIN_DENIED, "check the user name, and the key with `ssh-add -l`"),
-    ("Too many authentication failures", "let ssh offer one key only: `--identity`, and IdentitiesOnly"),
-    ("Could not resolve hostname", "check the host's name, and ~/.ssh/config"),
-    ("Connection refused", "check the port, and that sshd runs on the server"),
-)
-_REFUSALS: Final = ("subsystem request failed", _LOGIN_DENIED, "Too many authentication failures")
-"""What trying again would not better; servers lock out who tries again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +116,10 @@ class SshConnection:
         self._sharing: Sharing | None = None
         self._timeout = timeout
         self._login_timeout = login_timeout
-        self._echo = echo_stderr
+        self._stderr = SshStderr(echo=echo_stderr)
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: FdChannel | None = None
         self._engine: SftpEngine | None = None
-        self._stderr = b""
-        self._reader: threading.Thread | None = None
         self._is_first = True
 
     @property
@@ -191,10 +170,7 @@ class SshConnection:
                 f"cannot connect by {program}: {error.strerror}", hint=_HANDLES_HINT
             ) from error
         if process.stderr is not None:
-            self._reader = threading.Thread(
-                target=self._read_stderr, args=(process.stderr,), name="runicorn-ssh-stderr", daemon=True
-            )
-            self._reader.start()
+            self._stderr.read(process.stderr)
         return self
 
     def _abandon(self, process: subprocess.Popen[bytes]) -> None:
@@ -264,7 +240,7 @@ class SshConnection:
             raise
         finally:
             process.wait()
-            self._join()
+            self._stderr.wait()
 
     def diagnosis(self) -> str:
         """The last useful line that ssh wrote, or how it ended."""
@@ -273,10 +249,9 @@ class SshConnection:
             return ""
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_LEAVE_SECONDS)
-        self._join()
-        lines = list(_useful_lines(self._stderr))
-        if lines:
-            return lines[-1]
+        self._stderr.wait()
+        if (said := self._stderr.last_line()) is not None:
+            return said
         return "" if process.returncode is None else f"{self._program} ended with status {process.returncode}"
 
     def _open_more(self, count: int) -> list[SftpEngine]:
@@ -319,30 +294,10 @@ class SshConnection:
 
     def _explain(self) -> TransportError:
         said = self.diagnosis()
-        text = self._stderr.decode("utf-8", "replace")
-        if any(sign in text for sign in _HOST_KEY_SIGNS):
-            useful = [line for line in _useful_lines(self._stderr) if _HOST_KEY_SIGNS[0] not in line]
-            return HostKeyError(f"the host key was refused: {useful[-1] if useful else said}")
-        for sign, hint in _HINTS:
-            if sign in text:
-                kind = LoginError if sign in _REFUSALS else ConnectError
-                told = [line for line in _useful_lines(self._stderr) if sign in line]
-                return kind(told[-1] if told else said, hint=hint)
+        if (known := self._stderr.error(said)) is not None:
+            return known
         command = printable(shlex.join(self._argv), 400)
         return ConnectError(said or f"{self._program} ended", hint=f"check that `{command}` works")
-
-    def _join(self) -> None:
-        # A master that ssh left in the background keeps the pipe open: there is no end to wait for.
-        if self._reader is not None:
-            self._reader.join(_STDERR_SECONDS)
-
-    def _read_stderr(self, stderr: IO[bytes]) -> None:
-        with stderr:
-            while chunk := stderr.read(4096):
-                self._stderr = (self._stderr + chunk)[-_STDERR_BYTES:]
-                if self._echo:
-                    sys.stderr.write(_shown(chunk))
-                    sys.stderr.flush()
 
 
 class _SshChannel(FdChannel):
@@ -393,15 +348,3 @@ def _enlarge(fd: int) -> None:
         import fcntl
 
         fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-
-
-def _useful_lines(stderr: bytes) -> Iterator[str]:
-    for line in stderr.decode("utf-8", "surrogateescape").splitlines():
-        text = line.strip()
-        if text and not _NOISE.match(text):
-            yield printable(text, 300)
-
-
-def _shown(chunk: bytes) -> str:
-    lines = chunk.decode("utf-8", "replace").replace("\r\n", "\n").split("\n")
-    return "\n".join(printable(line, 4096) for line in lines)
