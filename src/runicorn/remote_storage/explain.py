@@ -148,6 +148,8 @@ def _known(view: MirrorView, path: str, known: Known, details: dict[str, Any]) -
                 path, GONE, f"the server does not list it any more, and it is kept{why}", details
             )
         return Explanation(path, verdict, f"{reason}; the server does not list it any more", details)
+    if verdict == IN_PLACE and known.unpublished:
+        reason = "it is here as a walk found it; no published state has told of it yet"
     listed = known.listed
     if verdict == IN_PLACE and listed is not None and known.local.size < listed.size:
         rest = listed.size - known.local.size

@@ -15,7 +15,7 @@ from runicorn.remote_storage.base_install import BaseInstaller
 from runicorn.remote_storage.context import SyncContext
 from runicorn.remote_storage.diff import Note, SyncPlan, Transfer, decide
 from runicorn.remote_storage.journal_reader import JournalReader
-from runicorn.remote_storage.known import Cursor, Listed
+from runicorn.remote_storage.known import Cursor
 from runicorn.remote_storage.options import JOURNAL
 from runicorn.remote_storage.poll import Poll, newest_look
 from runicorn.remote_storage.problems import note_problems
@@ -190,7 +190,7 @@ class JournalRung:
         if self._options.delete:
             self.count_held()  # before anything is applied
         replay = Replay(self._context, self._state.lineage[1], cursor, lineage)
-        replay.came = self._came
+        replay.came, replay.last = self._came, self._last
         if base_of is not None and cursor.place is not None:
             workers = self._context.workers
             if workers is None:
@@ -322,8 +322,7 @@ class JournalRung:
                 inner = entry.path[len(run.folder) + 1 :]
                 action = decide(run, entry, known.get(inner))
                 if action is None or isinstance(action, Note):
-                    found = replace(known[inner], listed=Listed.of(entry), epoch=epoch, gone=False)
-                    self._state.record([(run.folder, inner, found)])
+                    self._state.record([(run.folder, inner, known[inner].listed_as(entry, epoch))])
                 else:
                     transfers.append(action)
             if transfers:

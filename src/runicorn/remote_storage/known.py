@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from runicorn.journal.frames import Place
@@ -79,6 +79,8 @@ class Known:
         extends: of a log that is longer than the listing says: whether it begins with what is
             listed. None when that was not looked at.
         gone: whether the server did not list it any more when that was last told.
+        unpublished: whether a walk brought it that was the first to list it, or to list it again, and no
+            newer published state has told of it since. To be recorded: whether a walk lists it.
     """
 
     local: LocalFile
@@ -87,6 +89,12 @@ class Known:
     epoch: int = 0
     extends: bool | None = None
     gone: bool = False
+    unpublished: bool = False
+
+    def listed_as(self, entry: FileEntry, epoch: int, *, unpublished: bool = False) -> Known:
+        """The same content, as an entry lists it in an epoch of the mirror."""
+        listed = Listed.of(entry)
+        return replace(self, listed=listed, epoch=epoch, gone=False, unpublished=unpublished)
 
 
 @dataclass(frozen=True, slots=True)

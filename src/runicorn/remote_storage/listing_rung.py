@@ -18,7 +18,7 @@ from runicorn.manifest.rules import escape
 from runicorn.remote_storage.collisions import NameClaims
 from runicorn.remote_storage.context import SyncContext
 from runicorn.remote_storage.diff import Gone, Note, SyncPlan, plan_run
-from runicorn.remote_storage.known import Cursor, Listed
+from runicorn.remote_storage.known import Cursor
 from runicorn.remote_storage.options import MANIFEST, WALK
 from runicorn.remote_storage.problems import note_problems
 from runicorn.remote_storage.published import Listing, read_published
@@ -130,6 +130,7 @@ class ListingRung:
         plan = SyncPlan()
         self._refuse_collisions(listing)
         if report.method == WALK:
+            self._is_not_empty_any_more()
             self._sync_statuses(listing, epoch)
         self._plan_runs(listing, plan, epoch)
         self._carry_out(plan, epoch)
@@ -179,6 +180,12 @@ class ListingRung:
         anew = identity is not None and (self._is_doubtful or self._was_put_back(identity))
         return self._state.enter_lineage(lineage, self._options.source, anew=anew)
 
+    def _is_not_empty_any_more(self) -> None:
+        """What a walk brings into a mirror within its first base is not of the base: it needs leave to go."""
+        cursor = self._state.cursor
+        if cursor is not None and cursor.began_empty and not self._options.dry_run:
+            self._state.move_cursor(replace(cursor, began_empty=False))
+
     def _was_put_back(self, listed: Identity) -> bool:
         """Whether the root is at a state before the mirror's, as when it was restored from a backup."""
         cursor, head = self._state.cursor, self.published
@@ -207,7 +214,9 @@ class ListingRung:
         for run in listing.runs:
             self._plan_run(run, plan, epoch)
         plan.put_in_order()
-        plan.gone = find_gone(self._state, listing, self._options.selection)
+        cursor = self._state.cursor
+        last = cursor.identity if cursor is not None else None
+        plan.gone = find_gone(self._state, listing, self._options.selection, last)
         self.report.total_files = plan.listed_files
         self.report.total_bytes = plan.listed_bytes
 
@@ -232,7 +241,8 @@ class ListingRung:
             row = known.get(entry.path[start:])
             if row is None or entry.path in planned:
                 continue
-            if row.gone or (epoch and row.epoch != epoch):
+            is_news = row.gone or (row.unpublished and self._snapshot)
+            if is_news or (epoch and row.epoch != epoch):
                 plan.notes.append(Note(run, entry, row))
 
     def _sync_statuses(self, listing: Listing, epoch: int) -> None:
@@ -269,13 +279,12 @@ class ListingRung:
             Transferer(self._context).run(plan.transfers, epoch, self._snapshot)
 
     def _note(self, notes: list[Note], epoch: int) -> None:
+        is_walk = not self._snapshot
         self._state.record(
             (
                 note.run.folder,
                 note.entry.path[len(note.run.folder) + 1 :],
-                replace(
-                    note.known, listed=Listed.of(note.entry), epoch=epoch or note.known.epoch, gone=False
-                ),
+                note.known.listed_as(note.entry, epoch or note.known.epoch, unpublished=is_walk),
             )
             for note in notes
         )

@@ -185,7 +185,7 @@ class MirrorView:
 
     def totals(self) -> Totals:
         """Sums over the mirror."""
-        query = "SELECT count(DISTINCT folder), count(*), total(size), total(gone) FROM files"
+        query = "SELECT count(DISTINCT folder), count(*), total(size), total(gone = 1) FROM files"
         runs, files, size, gone = self._rows(query)[0]
         (wanted,) = self._rows("SELECT count(*) FROM wanted")[0]
         return Totals(runs, files, int(size), int(gone), wanted)

@@ -74,8 +74,18 @@ class Evidence:
         return any(part in self.problem_paths for part in (shown, *parents(shown)))
 
 
-def find_gone(state: MirrorState, listing: Listing, selection: Selection) -> list[Gone]:
-    """The synced and selected files that a listing does not name."""
+def find_gone(
+    state: MirrorState, listing: Listing, selection: Selection, last: Identity | None
+) -> list[Gone]:
+    """The synced and selected files that a listing does not name, although it could.
+
+    Args:
+        state: what is remembered of the mirror.
+        listing: the listing.
+        selection: what is selected.
+        last: the state of the mirror before this sync: it tells nothing of what only a walk has listed since.
+    """
+    is_older = last is not None and listing.identity == last
     listed = {run.folder: run for run in listing.runs}
     gone = []
     for folder in state.folders():
@@ -83,7 +93,9 @@ def find_gone(state: MirrorState, listing: Listing, selection: Selection) -> lis
         start = len(folder) + 1
         inside = {entry.path[start:] for entry in run.files} if run else set()
         for inner, known in state.run_files(folder).items():
-            if inner not in inside and selection.wants_known(folder, inner):
+            if inner in inside or (is_older and known.unpublished):
+                continue
+            if selection.wants_known(folder, inner):
                 gone.append(Gone(folder, inner, known))
     return gone
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 
 from runicorn.errors import DamagedError, DiskFullError, MirrorError
 from runicorn.journal.frames import Kind, Place, StoredFrame
@@ -48,6 +47,7 @@ class Replay:
         place: the mirror is there when the next flush is done.
         came: run folder and path within it of the files that were not in the mirror before, where that tells
             what may be removed; not those of `base`.
+        last: the state of the mirror before this sync, also when it begins anew with the base of it.
     """
 
     def __init__(self, context: SyncContext, epoch: int, cursor: Cursor, lineage: str | None) -> None:
@@ -66,9 +66,11 @@ class Replay:
         self._has_lost = False
         self._removed: dict[tuple[str, str], None] = {}
         self._wanted_before = not self._state.wants_nothing()
+        self._has_unpublished = bool(self._state.unpublished(1))
         self._installer = Installer(context.mirror, context.observe, context.report, _want_again)
         self.header: Header | None = None
         self.came: set[tuple[str, str]] = set()
+        self.last: Identity | None = None
         self.place = cursor.place
 
     @property
@@ -171,6 +173,8 @@ class Replay:
             raise DamagedError("a commit of the journal is of another history")
         if self._identity is not None and header.identity.revision <= self._identity.revision:
             raise DamagedError("a commit of the journal is not newer than the one before it")
+        if self._has_unpublished and header.identity != self.last:
+            self._remove_unpublished()
         if any(self._installer.ready(f"{folder}/{inner}") is not None for folder, inner in self._removed):
             self.flush()
         self.header, self.place, self._is_committed = header, end, True
@@ -179,6 +183,13 @@ class Replay:
         for folder, inner in self._removed:
             self._installer.gone(folder, inner)
         self._removed.clear()
+
+    def _remove_unpublished(self) -> None:
+        """Take what a walk brought, and this newer revision does not list, for removed by it."""
+        self.flush()  # what it does list is recorded as published by that
+        wants = self._context.options.selection.wants_known
+        self._removed.update((key, None) for key in self._state.unpublished() if wants(*key))
+        self._has_unpublished = False
 
     # -- sections --------------------------------------------------------------------------
 
@@ -244,12 +255,9 @@ class Replay:
         if self._installer.ready(entry.path) is not None:
             return  # what waits says the same, and is recorded with the next flush
         inner = entry.path[len(run.folder) + 1 :]
-        marked = known.gone or self._wanted_before or self._installer.is_gone(run.folder, inner)
-        if is_new or marked or known.epoch != self._epoch:
-            listed = Listed.of(entry)
-            self._installer.note(
-                run.folder, inner, replace(known, listed=listed, epoch=self._epoch, gone=False)
-            )
+        marked = known.gone or known.unpublished or self._installer.is_gone(run.folder, inner)
+        if is_new or marked or self._wanted_before or known.epoch != self._epoch:
+            self._installer.note(run.folder, inner, known.listed_as(entry, self._epoch))
 
     # -- carried bytes ---------------------------------------------------------------------
 

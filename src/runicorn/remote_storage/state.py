@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
@@ -167,12 +168,12 @@ class MirrorState(StateDatabase):
         return int(files), int(size)
 
     def listed_count(self) -> int:
-        """How many files the server lists, as far as that is known here: those that are in the mirror, and
-        those that have to be fetched."""
+        """How many files the last published state lists, as far as that is known here: those that are in the
+        mirror, and those that have to be fetched."""
         query = (
             "SELECT (SELECT count(*) FROM files WHERE gone = 0)"
             " + (SELECT count(*) FROM wanted LEFT JOIN files USING (folder, inner)"
-            " WHERE files.gone IS NULL OR files.gone = 1)"
+            " WHERE files.gone IS NULL OR files.gone != 0)"
         )
         return int(self._database.execute(query).fetchone()[0])
 
@@ -193,7 +194,8 @@ class MirrorState(StateDatabase):
         """Commit what is on disk now, all of it or nothing.
 
         Args:
-            rows: run folder, path within it, and what is known of the file; it is not wanted any more.
+            rows: run folder, path within it, and what is known of the file; it is not wanted any more. What
+                a walk lists is taken for published when the last published state lists it, or none is known.
             removed: run folder and path within it of files that are not in the mirror any more.
             gone: of files that the server does not list any more. They come before ``rows``.
             wanted: files that have to be fetched; the cursor need not wait for them.
@@ -221,10 +223,28 @@ class MirrorState(StateDatabase):
         self._database.executemany("DELETE FROM wanted WHERE folder = ? AND inner = ?", gone)
 
     def _put_rows(self, rows: list[tuple[str, str, Known]]) -> None:
+        if any(known.unpublished for _, _, known in rows):
+            rows = self._tell_published(rows)
         self._insert([(folder, inner, *row_of(known)) for folder, inner, known in rows])
         if not self.wants_nothing():
             keys = [(folder, inner) for folder, inner, _ in rows]
             self._database.executemany("DELETE FROM wanted WHERE folder = ? AND inner = ?", keys)
+
+    def _tell_published(self, rows: list[tuple[str, str, Known]]) -> list[tuple[str, str, Known]]:
+        is_published = self.lineage[0] is not None
+        told = []
+        for folder, inner, known in rows:
+            unpublished = known.unpublished and is_published and not self._is_listed(folder, inner)
+            told.append((folder, inner, replace(known, unpublished=unpublished)))
+        return told
+
+    def _is_listed(self, folder: str, inner: str) -> bool:
+        query = (
+            "SELECT 1 FROM files WHERE folder = :folder AND inner = :inner AND gone = 0"
+            " UNION ALL SELECT 1 FROM wanted WHERE folder = :folder AND inner = :inner LIMIT 1"
+        )
+        values = {"folder": folder, "inner": inner}
+        return self._database.execute(query, values).fetchone() is not None
 
     def _insert(self, rows: list[tuple[Any, ...]]) -> None:
         rows.sort(key=itemgetter(0, 1))  # neighbours in the table are written one after the other
@@ -261,7 +281,7 @@ class MirrorState(StateDatabase):
     # -- files that are not listed any more, and files that have to be fetched ---------------
 
     def begin_base(self, cursor: Cursor) -> None:
-        """Begin with a base: every file is gone until `record` is given its row again.
+        """Begin with a base: every published file is gone until `record` is given its row again.
 
         Args:
             cursor: the beginning of the base. It comes with the marks, all or nothing: with another
@@ -291,6 +311,19 @@ class MirrorState(StateDatabase):
             if any(rules.unsafe_path(f"{row[0]}/{row[1]}") for row in rows):
                 raise ValueError("a path that cannot be")
             return [(row[0], row[1], known_of(row[2:])) for row in rows]
+
+    def unpublished(self, most: int = -1) -> list[tuple[str, str]]:
+        """Run folder and path within it of files that a walk brought and no published state has told of.
+
+        Args:
+            most: how many at most; all by default.
+        """
+        with sound():
+            query = "SELECT folder, inner FROM files WHERE gone = 2 LIMIT ?"
+            rows: list[tuple[str, str]] = self._database.execute(query, (most,)).fetchall()
+            if any(rules.unsafe_path(f"{folder}/{inner}") for folder, inner in rows):
+                raise ValueError("a path that cannot be")
+            return rows
 
     def wants_nothing(self, snapshot: str = ANY) -> bool:
         """Whether no file has to be fetched.

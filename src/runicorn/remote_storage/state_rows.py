@@ -16,7 +16,10 @@ from runicorn.manifest.digest import HASH_SIZE
 from runicorn.manifest.model import FileEntry, Identity, Run
 from runicorn.remote_storage.known import Cursor, Known, Listed, LocalFile
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+
+LISTED, GONE, UNPUBLISHED = range(3)
+"""Values of the column ``gone``."""
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -29,6 +32,7 @@ CREATE TABLE files (
     PRIMARY KEY (folder, inner)
 ) WITHOUT ROWID;
 CREATE INDEX gone_files ON files (folder, inner) WHERE gone = 1;
+CREATE INDEX unpublished_files ON files (folder, inner) WHERE gone = 2;
 CREATE TABLE wanted (
     priority INTEGER NOT NULL, age REAL NOT NULL,
     folder TEXT NOT NULL, inner TEXT NOT NULL, run TEXT NOT NULL, taken TEXT NOT NULL,
@@ -63,7 +67,8 @@ def known_of(row: tuple[Any, ...]) -> Known:
         hashes=tuple(hashes[at : at + HASH_SIZE] for at in range(0, len(hashes), HASH_SIZE)),
         listed=Listed(*listed),
         epoch=epoch,
-        gone=gone == 1,
+        gone=gone == GONE,
+        unpublished=gone == UNPUBLISHED,
     )
 
 
@@ -84,7 +89,7 @@ def row_of(known: Known) -> tuple[Any, ...]:
         listed.digest,
         listed.young_at,
         known.epoch,
-        int(known.gone),
+        UNPUBLISHED if known.unpublished else GONE if known.gone else LISTED,
     )
 
 

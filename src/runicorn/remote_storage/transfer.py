@@ -66,7 +66,7 @@ class Transferer:
         Args:
             transfers: what is to be fetched.
             epoch: epoch of the mirror that it is recorded in.
-            snapshot: the snapshot that lists it; empty when nothing does.
+            snapshot: the snapshot that lists it; empty when a walk does.
 
         Raises:
             TransportError: the connection failed. What was fetched before is in place.
@@ -189,7 +189,7 @@ class Transferer:
                 landing.cut(end)
                 hashes = landing.hashes(list(hashes))
         local = LocalFile(landing.end, content.mtime_ns, 0)
-        return Known(local, hashes, content.listed, self._epoch)
+        return Known(local, hashes, content.listed, self._epoch, unpublished=not self._snapshot)
 
     # -- logs ------------------------------------------------------------------------------
 
@@ -234,7 +234,8 @@ class Transferer:
             hasher.update(data)
         listed = Listed.of(entry)
         local = LocalFile(end, listed.time_ns, action.known.local.inode)
-        return Known(local, tuple(hasher.hashes()), listed, self._epoch)
+        hashes = tuple(hasher.hashes())
+        return Known(local, hashes, listed, self._epoch, unpublished=not self._snapshot)
 
     def _grow(self, action: Append, known: Known, landing: Landing) -> None:
         path, before = action.entry.path, action.known.local
