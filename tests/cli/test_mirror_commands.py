@@ -7,10 +7,18 @@ import json
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runicorn.journal.frames import beginning
+from runicorn.journal.head import decode_head
+from runicorn.remote_storage.known import Cursor
 from runicorn.remote_storage.mirror_view import MirrorView
+from runicorn.remote_storage.opening import open_mirror
+from runicorn.remote_storage.options import SyncOptions
+from runicorn.remote_storage.selection import Selection
+from runicorn.remote_storage.source import Source
 from testbed.sshd import Sshd
 from tests.faults.process import generate, over, run_files, runicorn, snapshot, sync
 from tests.manifest.helpers import PATH_RUN, PROJECT_RUN, append, make_run
@@ -203,6 +211,41 @@ def test_verify_in_json(root: Path, mirror: Path) -> None:
     found = json.loads(runicorn("verify", mirror, "--json", "--repair").expect(0).out)
     assert (len(found["differences"]), found["left"], found["left_count"]) == (3, [], 0)
     assert found["repair"]["files_synced"] == 2
+
+
+def begun(root: Path, mirror: Path, **options: Any) -> None:
+    """A mirror that knows its source and selection, and no more: a first sync was cut short."""
+    with contextlib.ExitStack() as stack:
+        source = Source(str(root)).identity
+        selection = Selection(projects=("vision",))
+        opened = open_mirror(stack, mirror, SyncOptions(source=source, selection=selection))
+        head = decode_head((root / ".runicorn/journal/HEAD").read_bytes())
+        place = beginning(head.epoch)
+        opened.state.enter_lineage(head.identity.lineage, source)
+        opened.state.begin_base(Cursor(None, selection.key, head.generated_at, place=place, **options))
+
+
+def test_verify_of_a_sync_that_was_cut_short_is_code_3(root: Path, mirror: Path) -> None:
+    generate(root)
+    begun(root, mirror, began_empty=True)
+    done = runicorn("verify", mirror).expect(3)
+    assert done.out.splitlines()[0].startswith("incomplete: no sync has come to its end")
+    assert done.out.splitlines()[1].startswith("0 differences: 0 files")
+    found = json.loads(runicorn("verify", mirror, "--json").expect(3).out)
+    assert (found["complete"], found["left_count"], found["repair"]) == (False, 0, None)
+    found = json.loads(runicorn("verify", mirror, "--json", "--repair").expect(0).out)
+    assert (found["complete"], found["left_count"]) == (True, 0)
+    vision = {path: content for path, content in run_files(root).items() if path.startswith("vision/")}
+    assert run_files(mirror) == vision
+    assert runicorn("verify", mirror).expect(0).out.startswith("all is as it was published")
+
+
+def test_repair_of_a_mirror_that_knows_no_selection_is_refused(root: Path, mirror: Path) -> None:
+    sync(root / "nowhere", mirror).expect(6)
+    runicorn("verify", mirror).expect(3)
+    runicorn("verify", mirror, "--repair").refused(2, "what was selected is not known", "fetches what")
+    sync(root, mirror).expect(0)
+    runicorn("verify", mirror, "--repair").expect(0)
 
 
 def test_repair_without_a_server_changes_nothing_for_the_worse(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from testbed.fault_calls import Call, FaultyCalls
 from testbed.processes import descendants
 from testbed.sshd import find_sftp_server
 from tests.faults.scene import nothing_leaks
-from tests.manifest.helpers import make_run, write
+from tests.manifest.helpers import append, make_run, write
+from tests.manifest.journal_reader import head
 
 
 def nth_of(calls: list[Call], name: str, where: str) -> int:
@@ -183,6 +185,33 @@ def test_scratch_files_of_a_manifest_are_given_back_although_the_disk_is_full(tm
         body.end()
         with FaultyCalls(1, "ENOSPC", forever=True):
             body.close()
+
+
+def test_too_many_open_files_fail_a_generation_and_are_no_property_of_a_file(tmp_path: Path) -> None:
+    root, before = tmp_path / "root", tmp_path / "before"
+    run = make_run(root, "p/n/runs/r1", "running")
+    write(run / "media/a/b.png", b"png")
+    ManifestGenerator(root).generate()
+    append(run / "events.jsonl", b'{"step": 2}\n')
+    shutil.copytree(root, before, copy_function=shutil.copy2)
+    old = head(before)
+    with FaultyCalls() as calls:
+        ManifestGenerator(root).generate()
+    failed = set()
+    for nth in (nth for nth, call in enumerate(calls.seen, 1) if "EMFILE" in call.errors):
+        shutil.rmtree(root)
+        shutil.copytree(before, root, copy_function=shutil.copy2)
+        with nothing_leaks(), FaultyCalls(nth, "EMFILE") as faults:
+            try:
+                found = list(ManifestGenerator(root).generate()[0].header.problems)
+            except PublishError as error:
+                failed.add(str(error).partition(": ")[2])
+                found = []
+        assert (len(faults.failed), found) == (1, [])
+        header = ManifestGenerator(root).generate()[0].header
+        assert (header.identity.lineage, header.identity.revision) == (old.identity.lineage, 2)
+        assert (head(root).epoch, header.problems) == (old.epoch, ()), faults.failed
+    assert failed == {"Too many open files"}
 
 
 @pytest.mark.parametrize(("name", "which"), [("dup", 0), ("dup", 1), ("pipe", 0)])

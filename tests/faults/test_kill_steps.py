@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.faults.nursery import KILLED, Ended
+from tests.faults.process import run_files
 from tests.faults.tally import SOAK_END, Tried, count, scale, turns
 from tests.faults.world import World
 
@@ -124,11 +125,18 @@ class KilledClient:
         self.world.judge.decide_complete(self.mirror, deletes=self.scenario.deletes)
         return done
 
+    def judge_verify(self) -> None:
+        """All is well with a new mirror only when it holds all that the root does."""
+        said = self.world.nursery.run("verify", self.mirror).expect(0, 1, 3)
+        assert said.code or run_files(self.mirror) == run_files(self.world.root), said
+
     def killed(self, step: int) -> bool:
         """One sync that is killed at a step, and one that goes on; whether it was alive then."""
         self.prepare()
         done = self._sync(step=step).expect(0, KILLED)
         self.world.judge.killed(self.mirror, deletes=self.scenario.deletes)
+        if self.scenario.fresh:
+            self.judge_verify()
         self.whole()
         return done.code == KILLED
 

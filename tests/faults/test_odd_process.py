@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from runicorn.manifest import read_manifest
 from testbed.sshd import find_sftp_server
 from tests.faults.odd import Commands
 from tests.faults.process import COMMAND, PROJECT_ROOT, TIMEOUT, Done, environment, generate, run_files
@@ -257,6 +258,24 @@ def test_few_descriptors_are_enough_and_fewer_are_named(
     commands.run("sync", root, mirror, "--method", method, first=enough).expect(0)
     assert_equal(mirror, root)
     commands.run("verify", mirror, first=enough).expect(0)
+
+
+def test_too_few_descriptors_for_a_generation_publish_no_problem(commands: Commands, root: Path) -> None:
+    append(root / PROJECT_RUN / "events.jsonl", b'{"step": 2}\n')
+    before = (root / ".runicorn/full_manifest.json").read_bytes()
+    codes = []
+    for limit in range(6, 32):
+        few = f"limit(resource.RLIMIT_NOFILE, {limit})"
+        done = commands.run("generate-manifest", "--root", root, first=few)
+        codes.append(done.code)
+        if done.code == 0:
+            break
+        done.refused(1, "cannot open", "Too many open files", "ulimit -n")
+        assert (root / ".runicorn/full_manifest.json").read_bytes() == before
+    assert codes[0] == 1
+    assert codes[-1] == 0
+    manifest = read_manifest(root / ".runicorn/full_manifest.json")
+    assert (manifest.revision, manifest.header.problem_count) == (2, 0)
 
 
 # -- a mirror and a root that are too near -----------------------------------------------------

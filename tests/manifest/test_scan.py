@@ -501,7 +501,7 @@ def test_what_may_not_be_read_is_one_problem(place: str, hidden: int) -> None:
         assert (healed.complete, len(paths(healed)), healed.revision) == (True, 5, manifest.revision + 1)
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
 @pytest.mark.parametrize("name", ["vision", "resnet", "r1", "media", "summary.json", "events.jsonl"])
 def test_errors_of_the_system_become_problems(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
@@ -513,6 +513,19 @@ def test_errors_of_the_system_become_problems(
     assert (path.rpartition("/")[2], kind) == (name, "unreadable")
     assert manifest.problems[0].message == os.strerror(number)
     assert not manifest.complete
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+@pytest.mark.parametrize("name", ["vision", "resnet", "r1", "media", "summary.json", "events.jsonl"])
+def test_too_many_open_files_are_a_failure_and_no_problem_of_what_was_to_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    make_run(tmp_path, summary="{}")
+    FailingOpen(monkeypatch, name, number)
+    with pytest.raises(PublishError, match="Too many open files") as failure:
+        generate(tmp_path)
+    assert "ulimit -n" in failure.value.hint
+    assert not (tmp_path / ".runicorn/full_manifest.json").exists()
 
 
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.ENOTDIR])

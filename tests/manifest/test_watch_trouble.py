@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from runicorn.errors import GeneratorBusy, PublishError
-from runicorn.manifest import read_manifest
+from runicorn.manifest import read_manifest, scan_log, scan_read
 from runicorn.manifest.generator_lock import generator_lock
 from runicorn.manifest.watch import Watch
 from tests.manifest.helpers import append, generate, write
@@ -108,6 +109,27 @@ def test_same_trouble_is_told_each_time_it_comes_and_its_end_too(
             full.clear()
             told.line("published again")
         assert told.lines.empty(), "each was said once"
+
+
+def test_too_many_open_files_are_told_and_tried_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few, opened = threading.Event(), scan_read.opened
+
+    def opened_if_there_are_handles(name: str, folder: int) -> tuple[int, os.stat_result]:
+        if few.is_set():
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), name)
+        return opened(name, folder)
+
+    monkeypatch.setattr(scan_log, "opened", opened_if_there_are_handles)
+    monkeypatch.setattr("runicorn.manifest.pace._RETRY_S", 0.05)
+    with watching(root, interval=3600) as (_, told):
+        few.set()
+        append(root / "p/n/runs/r1/logs.txt", b"line\n")
+        told.line("Too many open files")
+        few.clear()
+        header = told.until(lambda each: each.identity.revision > 1)
+        assert (header.identity.revision, header.problem_count) == (2, 0)
+        told.line("published again")
+        same(root)
 
 
 def test_generator_that_works_already_is_waited_for(root: Path) -> None:

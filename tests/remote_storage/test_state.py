@@ -14,6 +14,7 @@ from runicorn.manifest.model import Identity
 from runicorn.remote_storage.known import Cursor, Listed
 from runicorn.remote_storage.state import MirrorState
 from runicorn.remote_storage.state_database import HISTORY_KEPT
+from testbed.fault_calls import FaultyCalls
 from tests.remote_storage.helpers import OLD, RUN, a_known, an_entry
 
 LISTED = Listed.of(an_entry())
@@ -108,6 +109,53 @@ def test_database_that_is_locked_is_not_damaged(tmp_path: Path, monkeypatch: pyt
             state.record([(RUN, "meta.json", a_known(3, listed=LISTED))])
         other.close()
         state.record([(RUN, "meta.json", a_known(3, listed=LISTED))])
+    assert not list(tmp_path.glob("*damaged*"))
+
+
+def torn(path: Path) -> None:
+    """A database with rows in many pages, of which the last half are other bytes."""
+    with MirrorState(path) as state:
+        state.record([(f"{RUN}{number}", "meta.json", a_known(3, listed=LISTED)) for number in range(500)])
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + b"\xff" * (len(data) - len(data) // 2))
+
+
+def malformed(path: Path) -> sqlite3.DatabaseError:
+    """What SQLite says of it, as it does when the disk fails."""
+    with MirrorState(path) as state:
+        try:
+            state.recall("cursor")
+            state.folders()
+        except sqlite3.DatabaseError as error:
+            return error
+    raise AssertionError("nothing is said")
+
+
+def test_database_that_the_disk_does_not_give_is_not_put_aside(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    torn(path)
+    error = malformed(path)
+    before = path.read_bytes()
+    calls = FaultyCalls(2, "EIO", forever=True)
+    with MirrorState(path) as state, calls, pytest.raises(MirrorError, match="Input/output") as failure:
+        state.start_anew(error)
+    assert "pread" in {call.name for call in calls.failed}
+    assert failure.value.exit_code == 1
+    assert path.read_bytes() == before
+    with MirrorState(path) as state:
+        state.start_anew(error)
+        assert state.is_empty()
+    assert len(list(tmp_path.glob("state.db.damaged-*"))) == 1
+
+
+def test_database_that_is_whole_after_all_is_not_put_aside(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    with MirrorState(path) as state:
+        state.record([(RUN, "meta.json", a_known(3, listed=LISTED))])
+        with pytest.raises(MirrorError, match="for a moment"):
+            state.start_anew(sqlite3.DatabaseError("database disk image is malformed"))
+    with MirrorState(path) as state:
+        assert state.count() == 1
     assert not list(tmp_path.glob("*damaged*"))
 
 

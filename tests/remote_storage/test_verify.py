@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runicorn.errors import MirrorBusyError, MirrorError, UsageError
+from runicorn.errors import ConnectError, MirrorBusyError, MirrorError, UsageError
 from runicorn.manifest.digest import BLOCK_SIZE
 from runicorn.remote_storage import SyncOptions
 from runicorn.remote_storage.explain import explain
@@ -22,14 +22,17 @@ from runicorn.remote_storage.verify import Checked, Difference, Verifier
 from tests.remote_storage.helpers import (
     LINE,
     RUN,
+    RaiseAt,
     Refuse,
     Site,
     append,
     make_run,
     overwrite,
     put,
+    run_files,
     snapshot,
 )
+from tests.remote_storage.journal_helpers import Cut, boundaries, short_reads, small_frames
 
 RUNGS = pytest.mark.rungs("journal", "listed", "manifest")
 
@@ -193,6 +196,79 @@ def test_file_that_was_never_fetched_is_a_difference(site: Site) -> None:
     assert differences(site) == {"summary.json": "wanted"}
     assert not repair(site)
     site.assert_equal()
+
+
+@pytest.mark.rungs("journal", "listed", "manifest", "walk")
+def test_mirror_whose_first_sync_was_cut_short_is_incomplete(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(site.root, "vision/resnet/runs/r2")
+    with monkeypatch.context() as patch:
+        small_frames(patch)
+        if site.rung != "walk":
+            site.publish()
+    short_reads(monkeypatch, 64)
+    method, nth, partly = site.rung if site.rung == "walk" else "auto", 1, 0
+    while True:
+        shutil.rmtree(site.mirror, ignore_errors=True)
+        try:
+            site.sync(RaiseAt(nth, ConnectError("cut on purpose")), method=method)
+        except ConnectError:
+            nth += 1
+        else:
+            break
+        held = run_files(site.mirror)
+        is_equal = held == run_files(site.root)
+        if not is_equal and not differences(site):  # else they are recorded as wanted
+            assert not Verifier(site.mirror).is_complete()
+            missing = next(path for path in run_files(site.root) if path not in held)
+            assert "no sync has got to its end" in verdict(site, missing)[1]
+            partly += bool(held)
+    assert partly or site.rung == "listed"
+    assert Verifier(site.mirror).is_complete()
+    assert not differences(site)
+    site.assert_equal()
+
+
+@RUNGS
+@pytest.mark.parametrize("method", ["auto", "walk"])
+def test_mirror_whose_repair_was_cut_short_is_incomplete(site: Site, method: str) -> None:
+    site.publish()
+    site.sync()
+    flip(site.mirror / RUN / "summary.json")
+    verifier = Verifier(site.mirror)
+    forget_differences(site.mirror, list(verifier.differences()), SyncOptions(source=str(site.root)))
+    assert not list(verifier.differences()), "it is not known any more"
+    assert not verifier.is_complete()
+    site.sync(method=method)
+    assert verifier.is_complete()
+    assert not list(verifier.differences())
+
+
+def test_walk_completes_what_the_journal_began(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        small_frames(patch)
+        site.publish()
+    short_reads(monkeypatch, 64)
+    with pytest.raises(ConnectError):
+        site.sync(Cut(boundaries(site)[3] + 64))
+    assert not Verifier(site.mirror).is_complete()
+    site.sync(method="walk")
+    assert Verifier(site.mirror).is_complete()
+    site.assert_equal()
+    append(site.root / RUN / "logs.txt", "more\n")
+    site.publish()
+    site.sync()
+    assert Verifier(site.mirror).is_complete()
+    site.assert_equal()
+
+
+@pytest.mark.rungs("manifest")
+def test_first_sync_that_ended_with_failures_tells_them_and_is_complete(site: Site) -> None:
+    site.publish()
+    site.sync(Refuse("summary.json", StatusCode.FAILURE, Open, times=3))
+    assert Verifier(site.mirror).is_complete()
+    assert differences(site) == {"summary.json": "wanted"}
 
 
 def test_verify_stops_when_it_is_told_to(site: Site) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
 DIFFERENCES = 3
 
+_HINT = "`runicorn sync SOURCE MIRROR` fetches what is missing"
+
 _HELP = """Compare every byte of MIRROR with what was published.
 
 MIRROR is the folder of a mirror or the name of a remote. Each file is hashed and compared with what was
-proven when it was fetched; each difference is one line: its kind and its path. Nothing is asked of a server.
+proven when it was fetched; each difference is one line: its kind and its path. A mirror to which no sync
+has come to its end is incomplete, whatever its files are. Nothing is asked of a server.
 
 With --repair the differing files alone are fetched again, from where the mirror was synced from, by a sync
 with the same selection, which brings news as well; then they are compared once more.
@@ -36,7 +39,7 @@ Exit codes:
   0    all is as it was published, or has been repaired
   1    there is no such mirror, or it cannot be read
   2    wrong usage
-  3    there are differences
+  3    there are differences, or the mirror is incomplete
   4-9  of the sync of --repair, see `runicorn sync --help`
   130  interrupted
 """
@@ -56,9 +59,10 @@ def command(mirror: str, repair: bool, as_json: bool, quiet: bool, **options: An
     name, folder = reach.mirror_of(mirror)
     output = _Output(as_json, quiet)
     verifier = Verifier(folder)
+    complete = verifier.is_complete()
     found = output.shown(verifier.differences(), MOST_AT_ONCE)
     report, left = None, output.count
-    if repair and found:
+    if repair and (found or not complete):
         ssh = reach.Ssh(options["port"], options["identity"], options["ssh_command"])
         output.say(f"{len(found)} files are fetched again")
         report = _repair(name, folder, found, ssh)
@@ -67,8 +71,9 @@ def command(mirror: str, repair: bool, as_json: bool, quiet: bool, **options: An
         output.begin_again()
         left += len(output.shown(verifier.differences([(each.folder, each.inner) for each in found])))
         left += len({each.path for each in report.failed} - {each.path for each in found})
-    output.end(folder, verifier.checked, report, left)
-    return DIFFERENCES if left else 0
+        complete = verifier.is_complete()
+    output.end(folder, verifier.checked, report, _Left(left, complete))
+    return 0 if complete and not left else DIFFERENCES
 
 
 def _repair(name: str, folder: Path, found: list[Difference], ssh: reach.Ssh) -> SyncReport:
@@ -79,18 +84,33 @@ def _repair(name: str, folder: Path, found: list[Difference], ssh: reach.Ssh) ->
 
     with MirrorView(folder) as view:
         source, selection = view.source, view.selection
+        if view.cursor is None and not view.is_complete:
+            raise UsageError("no sync has come to its end, so what was selected is not known", hint=_HINT)
     if name:
         source = reach.target(name, None, ssh.port).source
     if source is None:
         raise UsageError(
             "the mirror does not tell where it was synced from",
-            hint="`runicorn sync SOURCE MIRROR` fetches what is missing",
+            hint=_HINT,
         )
     settings: SyncOptions = SyncOptions(selection=selection, source=source.identity)
     connect = reach.Connector(source, ssh)
     with closing(connect()) as transport:
-        forget_differences(folder, found, settings)
+        if found:
+            forget_differences(folder, found, settings)
         return synchronize(transport, source.path, folder, settings).report
+
+
+class _Left(NamedTuple):
+    """What is not as it was published in the end.
+
+    Attributes:
+        differences: how many.
+        complete: whether there can be no others.
+    """
+
+    differences: int
+    complete: bool
 
 
 class _Output:
@@ -129,7 +149,7 @@ class _Output:
         if not self._as_json and not self._quiet:
             click.echo(line)
 
-    def end(self, folder: Path, checked: Checked, report: SyncReport | None, left: int) -> None:
+    def end(self, folder: Path, checked: Checked, report: SyncReport | None, left: _Left) -> None:
         """The result."""
         if self._as_json:
             document = {
@@ -139,7 +159,8 @@ class _Output:
                 "bytes": checked.size,
                 "differences": self._first,
                 "left": self._objects,
-                "left_count": left,
+                "left_count": left.differences,
+                "complete": left.complete,
                 "repair": None if report is None else report.as_dict(),
             }
             click.echo(json.dumps(document))
@@ -147,5 +168,8 @@ class _Output:
         if report is not None:
             for failure in report.failed:
                 click.echo(f"runicorn: {escape(failure.path)}: {failure.error}", err=True)
-        what = f"{left} differences" if left else "all is as it was published"
+        if not left.complete:
+            self.say("incomplete: no sync has come to its end, and files may be missing: sync again")
+        is_well = left.complete and not left.differences
+        what = "all is as it was published" if is_well else f"{left.differences} differences"
         self.say(f"{what}: {checked.files} files, {size_text(checked.size)} read")

@@ -19,6 +19,11 @@ LACKS_RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
 LACKS_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says when more cannot be written."""
 
+LACKS_HANDLES = (errno.EMFILE, errno.ENFILE)
+"""What the system says when too many files are open already, whatever is to be opened."""
+
+HANDLES_HINT = "raise the limit: ulimit -n 1024"
+
 _SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _ELSE = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EMLINK)
 _NAMES = ((stat.S_ISLNK, "a link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"))
@@ -40,16 +45,32 @@ def require_own(path: Path, *, folder: bool = False) -> bool:
     return True
 
 
+def require_handles(error: OSError, path: str | Path) -> None:
+    """Too many open files are no property of what could not be opened: nothing can be told of it.
+
+    Args:
+        error: why it could not be opened.
+        path: what.
+
+    Raises:
+        PublishError: there are too many open files.
+    """
+    if error.errno in LACKS_HANDLES:
+        message = f"cannot open '{escape(str(path))}': {os.strerror(error.errno)}"
+        raise PublishError(message, hint=HANDLES_HINT, path=str(path)) from error
+
+
 def open_own(path: Path, flags: int = os.O_RDONLY) -> int:
     """A handle on a regular file; the caller closes it.
 
     Raises:
-        PublishError: something else has its name.
+        PublishError: something else has its name, or there are too many open files.
         OSError: it cannot be opened.
     """
     try:
         fd = os.open(path, flags | _SAFELY)
     except OSError as error:
+        require_handles(error, path)
         if error.errno in _ELSE:
             require_own(path)
         raise

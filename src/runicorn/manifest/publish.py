@@ -17,6 +17,7 @@ from runicorn._files import close_scratch, replace_file, scratch_file
 from runicorn.errors import DamagedError, UnsafeError
 from runicorn.manifest.codec import RUNS_LINE, encode_header
 from runicorn.manifest.model import Header, Identity, ManifestType
+from runicorn.manifest.own_files import require_handles
 from runicorn.manifest.reader import MAX_HEADER, read_header
 from runicorn.manifest.scan_reader import kept_runs
 from runicorn.manifest.scan_state import RunState
@@ -174,11 +175,16 @@ class Body:
         return plain, packed
 
     def equals(self, path: Path) -> bool:
-        """Whether a plain manifest on disk has this body."""
+        """Whether a plain manifest on disk has this body.
+
+        Raises:
+            PublishError: there are too many open files.
+        """
         try:
             with path.open("rb") as stream:
                 return _after_header(stream) and _holds(stream, self.sum)
-        except OSError:
+        except OSError as error:
+            require_handles(error, path)
             return False
 
     def close(self) -> None:
@@ -188,7 +194,11 @@ class Body:
 
 
 def stored_header(path: Path) -> Header | None:
-    """The header of a manifest on disk, plain or gzip; None when there is none that can be used."""
+    """The header of a manifest on disk, plain or gzip; None when there is none that can be used.
+
+    Raises:
+        PublishError: there are too many open files.
+    """
     try:
         if not path.is_file():
             return None
@@ -201,7 +211,10 @@ def stored_header(path: Path) -> Header | None:
                 if header is not None or len(start) < size or size >= MAX_HEADER:
                     return header
                 size *= 8
-    except (OSError, DamagedError, UnsafeError):
+    except OSError as error:
+        require_handles(error, path)
+        return None
+    except (DamagedError, UnsafeError):
         return None
 
 

@@ -17,6 +17,7 @@ from runicorn.errors import PublishError
 from runicorn.manifest import rules
 from runicorn.manifest.capture import Capture
 from runicorn.manifest.model import ProblemKind
+from runicorn.manifest.own_files import require_handles
 from runicorn.manifest.rights import ALONE, SEARCH, Audience
 from runicorn.manifest.scan_key import Place
 from runicorn.manifest.scan_limit import Limit, LimitLost
@@ -99,7 +100,7 @@ class Scanner:
         beat: as in the scope.
 
     Raises:
-        PublishError: the root is missing, is no folder or cannot be read.
+        PublishError: the root is missing, is no folder or cannot be read, or there are too many open files.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Scanner:
         try:
             self._root = os.open(self._real_root, OPEN_ROOT)
         except OSError as error:
+            require_handles(error, self._real_root)
             raise PublishError(f"cannot read the root: {error.strerror}") from error
 
     def scan(self, previous: Iterable[RunState]) -> Iterator[Found]:
@@ -181,6 +183,7 @@ class Scanner:
             with os.scandir(self._root) as listing:
                 top = sorted((entry for entry in listing if not rules.is_hidden(entry.name)), key=_name_of)
         except OSError as error:
+            require_handles(error, self._real_root)
             raise PublishError(f"cannot read the root: {error.strerror}") from error
         for name in self._subfolders(top, self._root, ""):
             with self._inside(name, self._root, name) as fd:
@@ -293,6 +296,7 @@ class Scanner:
         try:
             fd = os.open(name, OPEN_FOLDER, dir_fd=folder)
         except OSError as error:
+            require_handles(error, path)
             self._require_covered(path, error)
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
                 self._judge_swapped(name, folder, path)
@@ -314,6 +318,7 @@ class Scanner:
             with os.scandir(fd) as listing:
                 found = [entry for entry in listing if not rules.is_hidden(entry.name)]
         except OSError as error:
+            require_handles(error, path)
             self._require_covered(path, error)
             if error.errno != errno.ENOENT:
                 self._report_error(path, error)

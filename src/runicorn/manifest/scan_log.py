@@ -235,4 +235,4 @@ def read_log(name: str, folder: int, wanted: Wanted) -> LogContent | None:
     Raises:
         Trouble: it cannot be listed.
     """
-    return settled(lambda: _once(name, folder, wanted))
+    return settled(name, lambda: _once(name, folder, wanted))

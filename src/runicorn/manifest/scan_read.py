@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from runicorn.manifest.model import ProblemKind
+from runicorn.manifest.own_files import require_handles
 from runicorn.manifest.rights import ALONE, READ, Audience
 
 MAX_TRIES = 3
@@ -47,8 +48,13 @@ class Trouble(Exception):  # noqa: N818 - becomes a problem of the manifest
         self.denied = denied
 
     @classmethod
-    def of(cls, error: OSError) -> Trouble:
-        """The trouble that an error of the system means."""
+    def of(cls, error: OSError, name: str) -> Trouble:
+        """The trouble that an error of the system means for a file of this name.
+
+        Raises:
+            PublishError: there are too many open files.
+        """
+        require_handles(error, name)
         if error.errno == errno.ELOOP:
             return cls(ProblemKind.LINK, "a link is not followed")
         text = os.strerror(error.errno) if error.errno else "cannot be read"
@@ -195,14 +201,15 @@ def read_state_file(
     Raises:
         Trouble: it cannot be listed.
     """
-    return settled(lambda: _state_once(name, folder, keep, audience, beat))
+    return settled(name, lambda: _state_once(name, folder, keep, audience, beat))
 
 
-def settled(attempt: Callable[[], _Content]) -> _Content | None:
-    """What an attempt gives that is made again when it meets a change; None when the file is gone.
+def settled(name: str, attempt: Callable[[], _Content]) -> _Content | None:
+    """What an attempt on a file gives that is made again when it meets a change; None when the file is gone.
 
     Raises:
         Trouble: the file cannot be listed.
+        PublishError: there are too many open files.
     """
     for _ in range(MAX_TRIES):
         try:
@@ -212,5 +219,5 @@ def settled(attempt: Callable[[], _Content]) -> _Content | None:
         except OSError as error:
             if error.errno in VANISHED:
                 return None
-            raise Trouble.of(error) from error
+            raise Trouble.of(error, name) from error
     raise Trouble(ProblemKind.CHANGING, f"changed each of the {MAX_TRIES} times it was read")

@@ -19,6 +19,7 @@ from runicorn.manifest.codec import MAX_RUN, encode_run
 from runicorn.manifest.digest import block_digest
 from runicorn.manifest.frame_writer import RunFields
 from runicorn.manifest.model import FileEntry, ProblemKind, Run
+from runicorn.manifest.own_files import require_handles
 from runicorn.manifest.rights import READ
 from runicorn.manifest.scan_key import STATE_NAMES, Place, RunFile, Walker, is_link, key_now, media_of
 from runicorn.manifest.scan_log import Wanted, read_log
@@ -150,7 +151,7 @@ class _Reading:
         except OSError as error:
             if error.errno in VANISHED:
                 return False
-            raise Trouble.of(error) from error
+            raise Trouble.of(error, file.inner) from error
         if stat.S_ISDIR(status.st_mode):
             return False
         refuse_irregular(status.st_mode)
@@ -192,7 +193,10 @@ class _Reading:
             return not self._old.private(file.inner)
         try:
             fd, status = opened(file.name, file.folder)
-        except (OSError, Trouble, Unsettled):
+        except OSError as error:
+            require_handles(error, file.inner)
+            return False
+        except (Trouble, Unsettled):
             return False
         try:
             return audience.has(READ, status, fd)

@@ -12,6 +12,7 @@ from runicorn.manifest.changes import Published, publish_changes
 from runicorn.manifest.generation import Order, publish
 from runicorn.manifest.generator_lock import now_by_all_clocks
 from runicorn.manifest.model import Header, ManifestType, Run
+from runicorn.manifest.own_files import require_handles
 from runicorn.manifest.publish import standard_name
 from runicorn.manifest.rules import escape
 from runicorn.manifest.scan_limit import Limit
@@ -67,6 +68,7 @@ class Session:
         try:
             yield
         except OSError as error:
+            require_handles(error, error.filename or self.output)
             name = escape(str(error.filename or self.output))
             raise PublishError(f"cannot write '{name}': {error.strerror}", path=name) from error
 

@@ -88,7 +88,7 @@ def _why_of_no_run(view: MirrorView, path: str) -> str:
 
 
 def _unknown(view: MirrorView, path: str, folder: str, inner: str) -> Explanation:
-    selection, cursor = view.selection, view.cursor
+    selection = view.selection
     if not selection.wants_known(folder, inner):
         names = rules.project_and_name(folder)
         if names is not None and not selection.wants_project(names[0]):
@@ -98,9 +98,7 @@ def _unknown(view: MirrorView, path: str, folder: str, inner: str) -> Explanatio
         else:
             by = "--include or --exclude"
         return Explanation(path, EXCLUDED, f"the last sync left it out: {by}")
-    if cursor is None or (
-        cursor.identity is None and cursor.generated_at is None and cursor.place is not None
-    ):
+    if not view.is_complete:
         return Explanation(path, NOT_LISTED, "no sync has got to its end yet: the next one may bring it")
     reason = "the server did not list it, up to the last sync"
     return Explanation(path, NOT_LISTED, reason + _why_unlisted(view, path), _revision(view))

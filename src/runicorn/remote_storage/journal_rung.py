@@ -182,7 +182,7 @@ class JournalRung:
         of files has to."""
         if not self._options.selection.is_everything or self._state.listed_count() == head.total_files:
             return
-        self._state.move_cursor(Cursor(None, self._options.selection.key, None))
+        self._state.move_cursor(Cursor(None, self._options.selection.key, None, forgot=True))
         raise DamagedError("the journal tells of another number of files than its HEAD")
 
     def _replay(self, cursor: Cursor, lineage: str | None, base_of: Head | None = None) -> Replay:

@@ -110,6 +110,7 @@ class Cursor:
         place: where the journal has the same state; None when that is not known. With a place and
             without an identity the base of the journal has been read up to there.
         began_empty: whether the mirror was empty before that base.
+        forgot: whether something that was known of the mirror was given up, and not compared since.
     """
 
     identity: Identity | None
@@ -119,6 +120,12 @@ class Cursor:
     keeps_gone: bool = False
     place: Place | None = None
     began_empty: bool = False
+    forgot: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a sync has come to its end there: what the mirror lacks is known."""
+        return not self.forgot and (self.identity is not None or self.place is None)
 
 
 class Wanted(NamedTuple):

@@ -147,8 +147,10 @@ class ListingRung:
             place: where the journal has the state of the listing, when that is known.
         """
         undone = self.report.failed_count + self.report.vanished_count
-        forgets = listing.identity is None and self._state.lineage[0] is not None
-        if self._options.dry_run or undone or forgets:
+        if self._options.dry_run or undone:
+            return
+        if listing.identity is None and self._state.lineage[0] is not None:
+            self._end_what_was_begun()
             return
         kept = self.report.gone_count > 0 or (listing.unchanged and self._kept_before())
         cursor = Cursor(
@@ -166,6 +168,13 @@ class ListingRung:
         self._state.forget_wanted(listing.identity.snapshot_id if listing.identity is not None else ANY)
         gone = [(each.folder, each.inner) for each in self._unlisted]
         self._state.record((), gone=gone, cursor=cursor)
+
+    def _end_what_was_begun(self) -> None:
+        """A walk leaves the cursor at a state of the lineage, from which the journal leads on. Where none was
+        reached, the walk is what has come to its end."""
+        cursor = self._state.cursor
+        if cursor is not None and not cursor.is_complete:
+            self._state.move_cursor(Cursor(None, self._options.selection.key, None))
 
     def _kept_before(self) -> bool:
         cursor = self._state.cursor

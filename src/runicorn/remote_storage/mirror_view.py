@@ -143,6 +143,13 @@ class MirrorView:
             return None if raw is None else cursor_of(raw)
 
     @property
+    def is_complete(self) -> bool:
+        """Whether a sync has come to its end: what the mirror lacks is recorded. Else one is at work, or was
+        cut short, and files may be missing of which nothing is known here."""
+        cursor = self.cursor
+        return cursor.is_complete if cursor is not None else bool(self._rows("SELECT 1 FROM syncs LIMIT 1"))
+
+    @property
     def contact(self) -> Contact | None:
         """The last look at the server that is recorded, or None."""
         return Contact.of(self._value(KEY))

@@ -41,7 +41,7 @@ def forget_differences(root: Path, differences: Sequence[Difference], options: S
             with contextlib.suppress(FileNotFoundError):
                 _distrust(mirror, each)
         # Without a cursor everything is compared. In one commit: with the old cursor nobody would look again.
-        cursor = Cursor(None, options.selection.key, None)
+        cursor = Cursor(None, options.selection.key, None, forgot=True)
         mirror.state.record((), [(each.folder, each.inner) for each in differences], cursor=cursor)
 
 

@@ -10,7 +10,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
-from runicorn.remote_storage.state_file import is_damage, mapped, open_database, put_aside, sound
+from runicorn.remote_storage.state_file import (
+    is_damage,
+    mapped,
+    open_database,
+    put_aside,
+    require_damage,
+    sound,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +47,17 @@ class StateDatabase:
             self.start_anew(error)
 
     def start_anew(self, error: sqlite3.DatabaseError) -> None:
-        """Put a damaged database aside and begin an empty one."""
-        log.warning("the state of the mirror is damaged (%s); it is put aside and built anew", error)
+        """Put a damaged database aside and begin an empty one.
+
+        Args:
+            error: what tells that it is damaged.
+
+        Raises:
+            MirrorError: it is not, the disk failed; or there cannot be another one. It is closed then.
+        """
         self.close()
+        require_damage(error, self.path)
+        log.warning("the state of the mirror is damaged (%s); it is put aside and built anew", error)
         put_aside(self.path)
         try:
             self._database = open_database(self.path)

@@ -23,6 +23,8 @@ _TABLES = (
 _LONGEST = 500
 """Bytes of a path that every SQLite takes, names beside the database included."""
 
+_CHUNK = 1024 * 1024
+
 _INDEX = 64 * 1024
 """Bytes that the index of SQLite's log takes at most when it is made."""
 
@@ -71,6 +73,49 @@ def is_damage(error: sqlite3.DatabaseError) -> bool:
     return any(
         sign in str(error) for sign in ("malformed", "no such table", "no such column", "already exists")
     )
+
+
+def require_damage(error: sqlite3.DatabaseError, path: Path) -> None:
+    """SQLite calls a page that the disk does not give damaged, too; only a database that can be read is.
+
+    Args:
+        error: what SQLite said.
+        path: the database; this process has no connection to it.
+
+    Raises:
+        MirrorError: the disk failed, and the database may be whole.
+    """
+    if "malformed" not in str(error):
+        return
+    try:
+        for suffix in ("", "-wal"):
+            _read_through(path.with_name(path.name + suffix))
+    except OSError as failure:
+        raise MirrorError(f"cannot read {path}: {failure.strerror}", path=str(path)) from failure
+    if _is_whole(path):
+        raise MirrorError(f"cannot read {path}: the disk failed for a moment") from error
+
+
+def _read_through(path: Path) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        offset = 0
+        while data := os.pread(fd, _CHUNK, offset):
+            offset += len(data)
+    finally:
+        os.close(fd)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether SQLite finds nothing wrong in a database."""
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=30)) as database:
+            return database.execute("PRAGMA integrity_check(1)").fetchall() == [("ok",)]
+    except sqlite3.DatabaseError as error:
+        return not is_damage(error)
 
 
 def mapped(error: sqlite3.Error, path: Path) -> MirrorError:

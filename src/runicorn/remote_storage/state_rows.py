@@ -142,7 +142,14 @@ def cursor_of(raw: Any) -> Cursor:
         epoch, offset, chain = raw["place"]
         place = Place(str(epoch), int(offset), bytes.fromhex(chain))
     return Cursor(
-        identity, raw["selection"], raw["generated_at"], base, raw["keeps_gone"], place, raw["began_empty"]
+        identity,
+        raw["selection"],
+        raw["generated_at"],
+        base,
+        raw["keeps_gone"],
+        place,
+        raw["began_empty"],
+        forgot=raw.get("forgot", False) is True,
     )
 
 

@@ -108,6 +108,15 @@ class Verifier:
             yield from self._of_all(tree)
         yield from self._missing_yet()
 
+    def is_complete(self) -> bool:
+        """As of the mirror's records, see `MirrorView.is_complete`: what is not recorded cannot differ.
+
+        Raises:
+            MirrorError: the state cannot be read.
+        """
+        with MirrorView(self._root) as view:
+            return view.is_complete
+
     def _of_all(self, tree: Mirror) -> Iterator[Difference]:
         after = ("", "")
         while rows := self._page(after):
