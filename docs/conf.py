@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 
@@ -44,6 +45,8 @@ autodoc_type_aliases = {name: name for name in ("Event", "Job", "Observer", "Pro
 
 html_theme = "furo"
 html_title = f"runicorn {__version__}"
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
 html_show_sphinx = False
 html_copy_source = False
 pygments_style = "friendly"
@@ -104,6 +107,13 @@ def _programs(text: str) -> str:
     return "\n\n".join(parts)
 
 
+def _tell_length(app: Sphinx, doctree: nodes.document) -> None:
+    """Let site.css see which names are too long to stay whole."""
+    del app
+    for literal in doctree.findall(nodes.literal):
+        literal["classes"].append("long" if len(literal.astext()) > 24 else "short")
+
+
 def _complete(app: Sphinx, name: str, source: list[str]) -> None:
     del app
     if name == "index":
@@ -117,6 +127,7 @@ def _complete(app: Sphinx, name: str, source: list[str]) -> None:
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _complete)
+    app.connect("doctree-read", _tell_length)
     app.connect("autodoc-skip-member", _is_noise)
     app.connect("autodoc-process-signature", _plain_enums)
     for language in ("crontab", "sshconfig", "sshdconfig"):

@@ -97,6 +97,14 @@ def test_public_names_are_in_the_api_reference(site: Path, module: str) -> None:
         assert full in places, full
 
 
+def test_names_tell_whether_they_may_be_cut(site: Path) -> None:
+    """By classes of site.css: a column of long names would take a whole table."""
+    text = (site / "reliability.html").read_text(encoding="utf-8")
+    assert re.search(r'<code class="long [^"]*"><span class="pre">tests/faults/test_kill_client.py', text)
+    assert re.search(r'<code class="short [^"]*"><span class="pre">--delete', text)
+    assert (site / "_static/site.css").is_file()
+
+
 def _imported() -> set[str]:
     """What the examples, and the Python of the documents, import of runicorn."""
     texts = [path.read_text(encoding="utf-8") for path in (PROJECT_ROOT / "examples").glob("*.py")]
