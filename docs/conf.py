@@ -8,8 +8,11 @@ that examples.md links to.
 from __future__ import annotations
 
 import re
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
+from docutils import nodes
 from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 
@@ -37,9 +40,13 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True}
+autodoc_preserve_defaults = True
+autodoc_type_aliases = {name: name for name in ("Event", "Job", "Observer", "ProgressCallback")}
 
 html_theme = "furo"
 html_title = f"runicorn {__version__}"
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
 html_show_sphinx = False
 html_copy_source = False
 pygments_style = "friendly"
@@ -65,14 +72,28 @@ def _contents(text: str) -> str:
 
 
 def _docstrings(text: str) -> str:
-    """The docstrings of each module that a heading names."""
+    """The docstrings of each module that a heading names, below what is said there."""
 
-    def with_docstrings(heading: re.Match[str]) -> str:
-        tree = ["   :show-inheritance:"] if heading[1] == "runicorn.errors" else []
-        lines = ["```{eval-rst}", f".. automodule:: {heading[1]}", *tree, "```"]
-        return "\n".join([heading[0], "", *lines])
+    def with_docstrings(section: re.Match[str]) -> str:
+        tree = ["   :show-inheritance:"] if section[1] == "runicorn.errors" else []
+        lines = ["```{eval-rst}", f".. automodule:: {section[1]}", *tree, "```"]
+        return "\n".join([section[0].rstrip(), "", *lines, "", ""])
 
-    return re.sub(r"^## (runicorn[\w.]*)$", with_docstrings, text, flags=re.MULTILINE)
+    return re.sub(r"^## (runicorn[\w.]*)\n(?:(?!## ).*\n?)*", with_docstrings, text, flags=re.MULTILINE)
+
+
+def _is_noise(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+    """Skip the fields of named tuples, which the docstring of the class tells of."""
+    del app, what, name, skip, options
+    return True if str(getattr(member, "__doc__", "")).startswith("Alias for field number") else None
+
+
+def _plain_enums(  # noqa: PLR0913, PLR0917 - Sphinx calls it like this
+    app: Sphinx, what: str, name: str, member: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str, None] | None:
+    """Nobody makes members of an enumeration by the parameters of `enum`."""
+    del app, name, options, signature, returned
+    return ("", None) if what == "class" and issubclass(member, Enum) else None
 
 
 def _programs(text: str) -> str:
@@ -84,6 +105,13 @@ def _programs(text: str) -> str:
         for path, suffix in re.findall(r"\]\((\.\./examples/\w+\.(\w+))\)", part):
             parts.append(f"```{{literalinclude}} {path}\n:language: {languages[suffix]}\n```")
     return "\n\n".join(parts)
+
+
+def _tell_length(app: Sphinx, doctree: nodes.document) -> None:
+    """Let site.css see which names are too long to stay whole."""
+    del app
+    for literal in doctree.findall(nodes.literal):
+        literal["classes"].append("long" if len(literal.astext()) > 24 else "short")
 
 
 def _complete(app: Sphinx, name: str, source: list[str]) -> None:
@@ -99,5 +127,8 @@ def _complete(app: Sphinx, name: str, source: list[str]) -> None:
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _complete)
+    app.connect("doctree-read", _tell_length)
+    app.connect("autodoc-skip-member", _is_noise)
+    app.connect("autodoc-process-signature", _plain_enums)
     for language in ("crontab", "sshconfig", "sshdconfig"):
         app.add_lexer(language, TextLexer)

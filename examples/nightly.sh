@@ -1,5 +1,6 @@
 #!/bin/sh
-# For cron or a timer: sync, prove, keep a copy; mail or log what stderr says. Usage: nightly.sh SOURCE MIRROR BACKUPS
+# For cron or a timer: sync, prove, keep a copy. It says nothing but trouble, on stderr: mail or log that.
+# Usage: nightly.sh SOURCE MIRROR BACKUPS, in a crontab:
 #   0 3 * * * /opt/lab/nightly.sh gpu1:/data/experiments /srv/mirror /srv/backups
 set -u
 source=$1 mirror=$2 backups=$3
@@ -14,7 +15,11 @@ case $code in
   *) exit "$code" ;;
 esac
 
-runicorn verify "$mirror" --repair || exit $?
+runicorn verify "$mirror" --repair --quiet || {
+  failed=$?
+  echo "nightly: no backup: the mirror could not be proven, see \`runicorn verify $mirror\`" >&2
+  exit "$failed"
+}
 mkdir -p "$backups"
 tar -czf "$backups/$(date +%F).tar.gz.new" -C "$mirror" . && mv "$backups/$(date +%F).tar.gz.new" "$backups/$(date +%F).tar.gz"
 exit "$code"

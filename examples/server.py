@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from runicorn.errors import RunicornError
-from runicorn.manifest.model import Header
+from runicorn.manifest import Header
 from runicorn.manifest.status import root_status
 from runicorn.manifest.watch import Watch, WatchObserver
 

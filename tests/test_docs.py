@@ -14,6 +14,7 @@ Sentinels of the documents and what they stand for here, in an `Arena`:
 - any host, user, port, identity and jump host: that server (the ``ssh`` on the PATH sees to it; paramiko's
   ``connect`` likewise);
 - ``/usr/local/bin/``: where this environment's programs lie; the working folder and ``~``: temporary folders.
+- ``--jitter``: no waiting.
 
 The output of a command is compared after numbers, sizes and identifiers were blotted out.
 """
@@ -175,6 +176,7 @@ class Arena:
     def here(self, text: str) -> str:
         """A command with the server's paths as they are on this machine."""
         local = re.sub(r"(?<![\w:.\]/-])" + SENTINEL, str(self.root), text)
+        local = re.sub(r"--jitter \d+", "--jitter 0", local)
         return local.replace("/usr/local/bin/", f"{self.programs}/")
 
     def run(self, command: str) -> str:
@@ -710,3 +712,44 @@ def test_events_of_a_watch_are_documented() -> None:
     for kind, name in EVENT_NAMES.items():
         row = next(line for line in section.splitlines() if line.startswith(f"| `{name}` |"))
         assert set(getattr(kind, "__dataclass_fields__", {})) <= set(re.findall(r"`(\w+)`", row))
+
+
+_REASONS = (
+    "_reason_for_all",
+    "_remove_sure",
+    "reason_to_keep",
+    "_doubt_about_history",
+    "_reason_to_keep_file",
+)
+
+
+def _parts(node: ast.AST) -> list[str]:
+    """The constant parts of a text that has some words, formats of logging taken out."""
+    parts = [each.strip() for part in next(_texts(node), []) for each in re.split(r"%\w", part)]
+    return [each for each in parts if len(each.split()) >= 3]
+
+
+def _said() -> Iterator[list[str]]:
+    """What a sync notes, why it keeps files, and every warning of the program."""
+    for tree in map(ast.parse, _sources()):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("log.warning", "_log.warning"):
+                yield _parts(node.args[0])
+            elif isinstance(node, ast.FunctionDef) and node.name == "notes":
+                found = (each for each in ast.walk(node) if isinstance(each, ast.Yield))
+                yield from (_parts(each.value) for each in found if each.value is not None)
+            elif isinstance(node, ast.FunctionDef) and node.name in _REASONS:
+                without_docstring = node.body[ast.get_docstring(node) is not None :]
+                yield from map(_parts, (each for part in without_docstring for each in ast.walk(part)))
+
+
+def test_everything_that_is_said_beside_a_result_is_explained() -> None:
+    cells = [
+        each.replace("...", "").strip()
+        for each in re.findall("`([^`\n]+)`", _read("docs/troubleshooting.md"))
+    ]
+    told = [each for each in cells if len(each.split()) >= 3]
+    said = [parts for parts in _said() if parts]
+    assert len(said) >= 25
+    for parts in said:
+        assert any(each in part or part in each for each in told for part in parts), parts

@@ -6,6 +6,7 @@ import contextlib
 import os
 import queue
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,22 +179,52 @@ def _without_jitter(tmp_path: Path) -> Path:
     return copy
 
 
+def _rot(path: Path) -> None:
+    """Change a file as bits that rot do, which a sync does not look for."""
+    before = path.stat()
+    path.write_bytes(b"?" * before.st_size)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def test_nightly_script_syncs_proves_and_keeps_a_copy(tmp_path: Path, programs: dict[str, str]) -> None:
     root, mirror, backups = tmp_path / "root", tmp_path / "mirror", tmp_path / "backups"
     (run,) = make_tree(root, 1, files=6)
     ManifestGenerator(root).generate()
     script = _without_jitter(tmp_path)
-    _run(["sh", script, root, mirror, backups], programs)
+    assert _run(["sh", script, root, mirror, backups], programs) == ""  # cron mails whatever is said
     damaged = mirror / run.relative_to(root) / "summary.json"
-    before = damaged.stat()
-    damaged.write_bytes(b"?" * before.st_size)  # as bits that rot do, which a sync does not look for
-    os.utime(damaged, ns=(before.st_atime_ns, before.st_mtime_ns))
+    _rot(damaged)
     _run(["sh", script, root, mirror, backups], programs)
     (archive,) = backups.iterdir()
     with tarfile.open(archive) as opened:
         kept = opened.extractfile(f"./{damaged.relative_to(mirror)}")
         assert kept is not None
         assert kept.read() == (run / "summary.json").read_bytes()
+
+
+def test_nightly_script_says_why_it_keeps_no_copy_of_a_mirror_that_cannot_be_repaired(
+    tmp_path: Path, programs: dict[str, str]
+) -> None:
+    root, mirror, backups = tmp_path / "root", tmp_path / "mirror", tmp_path / "backups"
+    (run,) = make_tree(root, 1, files=6)
+    ManifestGenerator(root).generate()
+    script = _without_jitter(tmp_path)
+    _run(["sh", script, root, mirror, backups], programs)
+    _rot(mirror / run.relative_to(root) / "summary.json")
+    (run / "summary.json").unlink()
+    shutil.rmtree(backups)
+    done = subprocess.run(
+        ["sh", script, root, mirror, backups],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | programs,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert "no backup: the mirror could not be proven" in done.stderr
+    assert not backups.exists()
 
 
 def test_nightly_script_keeps_no_copy_when_the_source_is_gone(

@@ -35,6 +35,8 @@ PUBLIC = {
     "runicorn": {"__version__"},
     "runicorn.manifest": {
         "FileEntry",
+        "Header",
+        "Identity",
         "Manifest",
         "ManifestGenerator",
         "ManifestType",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import re
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -93,6 +95,45 @@ def test_public_names_are_in_the_api_reference(site: Path, module: str) -> None:
     for name in importlib.import_module(module).__all__:
         full = f"{module}.{name}"
         assert full in places, full
+
+
+def test_names_tell_whether_they_may_be_cut(site: Path) -> None:
+    """By classes of site.css: a column of long names would take a whole table."""
+    text = (site / "reliability.html").read_text(encoding="utf-8")
+    assert re.search(r'<code class="long [^"]*"><span class="pre">tests/faults/test_kill_client.py', text)
+    assert re.search(r'<code class="short [^"]*"><span class="pre">--delete', text)
+    assert (site / "_static/site.css").is_file()
+
+
+def _imported() -> set[str]:
+    """What the examples, and the Python of the documents, import of runicorn."""
+    texts = [path.read_text(encoding="utf-8") for path in (PROJECT_ROOT / "examples").glob("*.py")]
+    for path in (PROJECT_ROOT / "docs").rglob("*.md"):
+        texts += re.findall(
+            r"^```python\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        )
+    nodes = [node for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    return {
+        f"{node.module}.{each.name}"
+        for node in nodes
+        for each in node.names
+        if str(node.module).startswith("runicorn")
+    }
+
+
+def test_what_examples_import_is_in_the_api_reference(site: Path) -> None:
+    names = _imported()
+    assert len(names) > 15
+    assert names <= Page(site / "api.html").places
+
+
+def test_api_reference_is_without_noise(site: Path) -> None:
+    text = Page(site / "api.html").text
+    assert "Alias for field number" not in text
+    assert "built-in function" not in text
+    assert "qualname=None" not in text
+    said = "For servers: publish a root, and read what is published."
+    assert text.index(said) < text.index("class runicorn.manifest.FileEntry")
 
 
 def test_example_programs_are_shown_whole(site: Path) -> None:

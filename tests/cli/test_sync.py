@@ -48,6 +48,15 @@ EACH_RUN = 5
 # -- what it does and says -----------------------------------------------------------------
 
 
+def test_first_sync_after_removals_does_not_call_more_files_a_part_of_fewer(root: Path, mirror: Path) -> None:
+    shutil.rmtree(root / PATH_RUN)
+    generate(root)
+    done = sync(root, mirror).expect(0)
+    assert done.out.startswith("10 fetched, 0 appended; 5 files, ")
+    assert "(journal, revision 2, in " in done.out
+    assert run_files(mirror) == run_files(root)
+
+
 def test_first_second_and_third_sync_say_what_they_did(root: Path, mirror: Path) -> None:
     first = sync(root, mirror).expect(0)
     assert first.out.startswith("10 fetched, 0 appended of 10 files, ")

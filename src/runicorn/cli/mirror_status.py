@@ -143,11 +143,9 @@ def _published(publication: dict[str, Any] | None) -> str:
         return "it is not known when: the server publishes nothing, or nothing was synced yet"
     least, most = age_text(publication["age_at_least"]), publication["age_at_most"]
     if most is None:
-        return f"at least {least} ago: so long ago it was first seen here"
+        return f"at least {least} ago: it was first seen then"
     between = least if age_text(most) == least else f"{least} to {age_text(most)}"
-    return (
-        f"{between} ago: between the looks from here that saw something older, and this (no clock but ours)"
-    )
+    return f"{between} ago, by this machine's clock alone"
 
 
 def _holds(document: dict[str, Any]) -> str:

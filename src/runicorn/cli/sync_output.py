@@ -102,7 +102,9 @@ def summary(report: SyncReport, mirror: Path) -> str:
     if report.failed_count:
         parts.append(f"{report.failed_count} FAILED")
     size, place = size_text(report.bytes_downloaded), escape(str(mirror))
-    done = f"{', '.join(parts)} of {report.total_files} files"
+    # A new mirror's way through the journal brings files that a later revision removes.
+    joint = " of" if report.files_synced <= report.total_files else ";"
+    done = f"{', '.join(parts)}{joint} {report.total_files} files"
     if report.removed_count:
         done += f", {report.removed_count} removed"
     return f"{done}, {size} ({report.method},{known} {took}) -> {place}"

@@ -11,10 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runicorn.manifest.generator import ManifestGenerator
-    from runicorn.manifest.model import FileEntry, Manifest, ManifestType, Problem, Run
+    from runicorn.manifest.model import FileEntry, Header, Identity, Manifest, ManifestType, Problem, Run
     from runicorn.manifest.reader import read_manifest
 
-__all__ = ["FileEntry", "Manifest", "ManifestGenerator", "ManifestType", "Problem", "Run", "read_manifest"]
+__all__ = [
+    "FileEntry",
+    "Header",
+    "Identity",
+    "Manifest",
+    "ManifestGenerator",
+    "ManifestType",
+    "Problem",
+    "Run",
+    "read_manifest",
+]
 
 _HOMES = {"ManifestGenerator": "generator", "read_manifest": "reader"}
 

@@ -12,7 +12,12 @@ from runicorn.manifest import rules
 
 
 class ManifestType(str, Enum):
-    """What a manifest lists: all runs, or those that changed lately."""
+    """What a manifest lists.
+
+    Attributes:
+        FULL: all runs.
+        ACTIVE: those that changed lately.
+    """
 
     FULL = "full"
     ACTIVE = "active"
@@ -122,7 +127,13 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which published state this is (section Identity of the format)."""
+    """Which published state this is (section Identity of the format).
+
+    Attributes:
+        lineage: UUID of the root's history; None when the generator tells none.
+        revision: grows by one whenever something changed.
+        snapshot_id: UUID of the published state.
+    """
 
     lineage: str | None
     revision: int

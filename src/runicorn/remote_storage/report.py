@@ -238,11 +238,15 @@ class PublicationFresh:
 
 
 SyncEvent: TypeAlias = ListingRead | TransferStarted | BytesReceived | FileDone | FileFailed
+"""What happens during a sync."""
 WatchEvent: TypeAlias = (
     Connected | ConnectionLost | SyncFinished | SyncFailed | PublicationStale | PublicationFresh
 )
+"""What happens around it."""
 Event: TypeAlias = SyncEvent | WatchEvent
+"""Anything that an observer is told."""
 Observer: TypeAlias = Callable[[Event], None]
+"""Is called with each event, in the thread that syncs."""
 
 
 def ignore(_event: Event) -> None:
