@@ -10,8 +10,9 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
-from benchmarks.plan import ALL, FEW, SOME, USUAL
+from benchmarks.plan import ALL, FEW, MANY, SOME, USUAL
 from benchmarks.results import Found, Results, Sample
 from benchmarks.scenes import SCENES
 
@@ -98,6 +99,9 @@ def _against_runs(results: Results, theme: Theme) -> Figure:
         _panel(axes, acts, scene, theme, lambda found: found.tree.runs)
         axes.set_title(scene)
         axes.set_xscale("log")
+        axes.set_xticks([tree.runs for tree in (FEW, SOME, MANY)])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.set_xlabel(f"runs of {FEW.files} files, {USUAL.name}")
     _finish(figure, theme)
     return figure
@@ -149,6 +153,8 @@ def _panel(
                 capsize=2,
             )
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.grid(visible=True, which="major", linewidth=0.6)
     axes.set_axisbelow(True)

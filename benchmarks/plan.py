@@ -152,18 +152,17 @@ TINY_TREE = Tree(3, 6)
 def full() -> Iterator[Act]:
     """Everything: see docs/performance.md for how long it takes."""
     # The time at a smaller tree tells who is too slow for a larger one, so that comes first.
-    for line in (USUAL, NEAR, FAR):
-        yield Syncs(FEW, line, ALL)
-    yield Syncs(FEW, RATED[USUAL])
-    for line in (USUAL, NEAR):
-        yield Syncs(SOME, line, ALL)
-    yield Syncs(SOME, FAR)
     few_times = Times(3, 3, 3)
+    for tree in (FEW, SOME):
+        for line in (USUAL, NEAR):
+            yield Syncs(tree, line, ALL)
+        yield Syncs(tree, FAR, ALL, few_times)
+    yield Syncs(FEW, RATED[USUAL], times=few_times)
     for line in RATED.values():
         yield Syncs(SOME, line, times=few_times)
     yield Syncs(LONG_SOME, USUAL, times=Times(3, 0, 0))
     yield Syncs(LONG_SOME, RATED[USUAL], times=Times(3, 0, 0))
-    yield Syncs(MANY, USUAL, times=Times(2, 5, 3))
+    yield Syncs(MANY, USUAL, ALL, Times(2, 5, 3))
     yield Syncs(MANY, RATED[USUAL], times=Times(1, 3, 1))
     yield Requests(LONG_FEW, USUAL)
     yield Requests(FEW, USUAL)
@@ -182,14 +181,14 @@ def full() -> Iterator[Act]:
 
 def quick() -> Iterator[Act]:
     """What can be measured in less than ten minutes."""
-    few_times = Times(2, 3, 2)
-    yield Syncs(FEW, USUAL, ALL, Times(1, 2, 1))
-    yield Syncs(SOME, USUAL, times=few_times)
-    yield Syncs(LONG_SOME, USUAL, (FLOOR, RSYNC, own_name(JOURNAL)), Times(3, 0, 0))
-    yield Syncs(LONG_SOME, RATED[USUAL], (FLOOR, RSYNC, own_name(JOURNAL)), Times(3, 0, 0))
-    yield Syncs(MANY, USUAL, (FLOOR, RSYNC, own_name(JOURNAL)), Times(1, 3, 1))
+    some = (FLOOR, RSYNC, own_name(JOURNAL))
+    yield Syncs(FEW, USUAL, ALL, Times(1, 1, 1))
+    yield Syncs(SOME, USUAL, times=Times(1, 3, 1))
+    for line in (USUAL, RATED[USUAL]):
+        yield Syncs(LONG_SOME, line, some, Times(2, 0, 0))
+    yield Syncs(MANY, USUAL, some, Times(1, 3, 0))
     yield Requests(LONG_FEW, USUAL)
-    yield Watches(SOME, USUAL, idle=30.0)
+    yield Watches(SOME, USUAL, writing=20.0, idle=20.0)
     yield Generations(LONG_SOME, unchanged=3)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from testbed.processes import kill_tree
+
 METER = Path(__file__).with_name("meter.py")
 LIMIT_SECONDS = 900.0
 
@@ -42,18 +44,23 @@ def run(
     """Run `command` to its end, or kill it with all that it started after `limit` seconds."""
     with tempfile.TemporaryDirectory(prefix="meter-") as folder, tempfile.TemporaryFile() as output:
         result = Path(folder) / "result.json"
-        done = subprocess.run(
+        with subprocess.Popen(
             metered(result, limit, command),
-            check=False,
             env={**os.environ, **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-        )
+        ) as process:
+            try:
+                code = process.wait()
+            except BaseException:
+                # An interrupted measurement leaves nothing behind that takes the time of the next one.
+                kill_tree(process.pid)
+                raise
         output.seek(0)
         words = output.read().decode("utf-8", "replace").strip()[-400:]
-        if done.returncode:
+        if code:
             return Cost(0.0, 0.0, 0, f"could not be run: {words}")
         found = json.loads(result.read_bytes())
     code, too_long = round(found.pop("code")), found.pop("too_long")

@@ -19,7 +19,7 @@ from testbed.sshd import Sshd
 RATE = 200
 """Samples per second, of each thread that is on a processor."""
 GENERATION, FIRST_SYNC = "first generation", "first sync by journal"
-IMPORTS, ELSEWHERE = "import of modules", "elsewhere"
+IMPORTS, ELSEWHERE, NO_FRAME = "import of modules", "elsewhere", "no Python frame"
 _PACKAGE = f"{Path(runicorn.__file__).parent}/"
 
 
@@ -40,7 +40,9 @@ def profile(lab: Lab, act: Profiles) -> Iterator[Profiled]:
 
 def _profiled(what: str, command: Sequence[str], output: Path) -> Profiled:
     program = str(Path(sys.executable).with_name("py-spy"))
-    options = ["--subprocesses", "--full-filenames", "--format=raw", f"--rate={RATE}", f"--output={output}"]
+    # A thread that was stopped for a sample and waits for its turn to sleep on would count as busy.
+    options = ["--subprocesses", "--nonblocking", "--full-filenames", "--format=raw"]
+    options += [f"--rate={RATE}", f"--output={output}"]
     cost = run([program, "record", *options, "--", *command])
     if not output.exists():
         return Profiled(what, 0, {}, cost.trouble or "the profiler wrote nothing")
@@ -49,9 +51,10 @@ def _profiled(what: str, command: Sequence[str], output: Path) -> Profiled:
 
 
 def by_function(stacks: Iterable[str], package: str) -> Counter[str]:
-    """Samples by the innermost function of the package in a stack; imports by themselves.
+    """Samples by the innermost function of the package in a stack, as `module:function`; imports apart.
 
-    A line is `frame (file:line);frame (file:line) samples`, outermost first. `package` ends with a slash.
+    A line is `process;frame (file:line);frame (file:line) samples`, outermost first. `package` ends with a
+    slash.
     """
     counted: Counter[str] = Counter()
     for line in stacks:
@@ -61,11 +64,13 @@ def by_function(stacks: Iterable[str], package: str) -> Counter[str]:
 
 
 def _owner(frames: Sequence[str], package: str) -> str:
+    if len(frames) == 1:
+        return NO_FRAME
     if any(frame.startswith("_find_and_load ") for frame in frames):
         return IMPORTS
     for frame in reversed(frames):
         function, _, place = frame.partition(f" ({package}")
         if place:
             module = place.rpartition(":")[0].removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-            return f"{module}.{function}"
+            return f"{module}:{function}"
     return ELSEWHERE

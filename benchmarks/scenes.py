@@ -99,7 +99,7 @@ class Play:
         if scene == CHANGED:
             appended = change_runs(stage.planted.runs, repetition)
             stage.payload.write_bytes(os.urandom(appended.compressed))
-        elif repetition == 0 and scene == FIRST:
+        elif repetition == 0 and scene == FIRST and FLOOR in self.act.contenders:
             compress_files(stage.planted.root, stage.payload)
         elif repetition == 0:
             stage.payload.write_bytes(b"")

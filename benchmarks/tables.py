@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from benchmarks.budgets import budgets, ratios_to
@@ -266,8 +267,11 @@ def profiles(results: Results) -> dict[str, Profiled]:
 
 
 def top_costs(profiled: Profiled) -> list[tuple[str, int]]:
-    """The largest costs of a profile, in samples."""
-    return sorted(profiled.by_function.items(), key=lambda each: -each[1])[:TOP]
+    """The modules with the largest costs, in samples."""
+    counted: Counter[str] = Counter()
+    for name, samples in profiled.by_function.items():
+        counted[name.partition(":")[0]] += samples
+    return counted.most_common(TOP)
 
 
 def _profile(results: Results, what: str) -> str:
@@ -276,10 +280,27 @@ def _profile(results: Results, what: str) -> str:
         return ""
     costs = top_costs(profiled)
     rest = profiled.samples - sum(samples for _, samples in costs)
-    rows = [(f"`{name}`", f"{samples / profiled.samples:.0%}") for name, samples in costs]
-    others = f"{len(profiled.by_function) - len(costs)} others"
-    head = (f"of {profiled.samples:,} samples, in or below", "share")
-    return _table(head, [*rows, (others, f"{rest / profiled.samples:.0%}")])
+
+    def share(samples: int) -> str:
+        return f"{samples / profiled.samples:.0%}"
+
+    rows = [
+        (
+            f"`{module}`",
+            share(samples),
+            ", ".join(f"{name} {share(of)}" for name, of in _largest(profiled, module)),
+        )
+        for module, samples in costs
+    ]
+    head = (f"of {profiled.samples:,} samples, in or below", "share", "of which in")
+    return _table(head, [*rows, ("all others", share(rest), "")])
+
+
+def _largest(profiled: Profiled, module: str) -> list[tuple[str, int]]:
+    """The functions of a module in which most of its samples were taken."""
+    parts = [(name.partition(":")[::2], samples) for name, samples in profiled.by_function.items()]
+    mine = Counter({function: samples for (each, function), samples in parts if each == module and function})
+    return [(f"`{function}`", samples) for function, samples in mine.most_common(TOP)]
 
 
 def spread(values: Sequence[float]) -> str:
