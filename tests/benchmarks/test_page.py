@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,20 @@ import pytest
 
 from benchmarks import figures, tables
 from benchmarks.budgets import budgets
+from benchmarks.contenders import JOURNAL, RCLONE, RSYNC, own_name
 from benchmarks.page import FIGURES, OF_THE_DOCS, PAGE, by_hand, measured, page
+from benchmarks.plan import LONG_SOME, USUAL, Syncs
 from benchmarks.profiling import FIRST_SYNC, GENERATION
-from benchmarks.results import Results, load
+from benchmarks.results import Found, LeftOut, Results, Sample, load
+from benchmarks.scenes import FIRST
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([PROJECT_ROOT / "README.md", *(PROJECT_ROOT / "docs").rglob("*.md")])
+
+NOTHING = Results(
+    "full", "", {"memory_bytes": 0, "processor": "", "cores": 0, "kernel": "", "python": ""}, {}
+)
+BY_JOURNAL = own_name(JOURNAL)
 
 _NUMBER = r"(?<![\w.,-])(\d[\d,]*(?:\.\d+)?)"
 _UNIT = r"\s*(?:x|\u00d7|%|s|ms|seconds?|minutes?|[KM]B(?:/s)?|Mbit/s|requests|times|fold)(?!\w)"
@@ -37,10 +46,7 @@ def test_tables_of_the_page_are_those_of_the_file(results: Results | None) -> No
 
 
 def test_page_has_every_block() -> None:
-    nothing = Results(
-        "full", "", {"memory_bytes": 0, "processor": "", "cores": 0, "kernel": "", "python": ""}, {}
-    )
-    names = {*tables.blocks(nothing), *(f"figure-{name}" for name in (figures.RUNS, figures.ROUND_TRIP))}
+    names = {*tables.blocks(NOTHING), *(f"figure-{name}" for name in (figures.RUNS, figures.ROUND_TRIP))}
     assert set(measured(PAGE.read_text(encoding="utf-8"))) == names
 
 
@@ -68,6 +74,37 @@ def test_largest_costs_of_each_profile_and_no_others_have_their_reasons(results:
         assert len(reasons) == tables.TOP
         if what in found:
             assert set(reasons) == {name for name, _ in tables.top_costs(found[what])}
+
+
+def _first_syncs(journal: list[float], rsync: list[float], trouble: str = "") -> Results:
+    act = Syncs(LONG_SOME, USUAL)
+    samples = [
+        Sample(name, FIRST, repetition, seconds, 1.0, 10**6, 1.0, 10**6, 10**6, 10**6, trouble)
+        for name, each in ((BY_JOURNAL, journal), (RSYNC, rsync))
+        for repetition, seconds in enumerate(each)
+    ]
+    left_out = [LeftOut(RCLONE, FIRST, "ended after 100 s")]
+    found = Found("Syncs", act.tree, act.line, samples=samples, left_out=left_out)
+    return dataclasses.replace(NOTHING, found={act.name: found})
+
+
+@pytest.mark.parametrize(("journal", "verdict"), [([1.0, 1.4, 9.0], "held"), ([1.0, 1.6, 9.0], "missed")])
+def test_budget_goes_by_the_median_of_the_ratios_in_each_repetition(
+    journal: list[float], verdict: str
+) -> None:
+    results = _first_syncs(journal, [1.0, 2.0, 30.0])
+    (found,) = [each for each in budgets(results) if "no rate limit, to rsync" in each.name]
+    assert found.value == pytest.approx(sorted([1.0, journal[1] / 2, 0.3])[1])
+    assert found.verdict == verdict
+
+
+def test_tables_show_spread_ratios_failures_and_what_is_left_out_in_words() -> None:
+    table = tables.blocks(_first_syncs([1.0, 1.4, 9.0], [1.0, 2.0, 30.0]))["first-sync"]
+    assert "| 1,000 x 15 | 50 ms, no rate limit | 2 (1 to 30) | 1.40 (1 to 9) | left out |" in table
+    assert "| 1,000 x 15 | 50 ms, no rate limit | 0.70 (0.30 to 1) | - |" in table
+    assert f"- {RCLONE}, 1,000 x 15, 50 ms, no rate limit: ended after 100 s." in table
+    failed = tables.blocks(_first_syncs([1.0], [1.0], trouble="exit 1"))["first-sync"]
+    assert "| failed | failed | left out |" in failed
 
 
 def _sentences(text: str) -> Iterator[str]:
