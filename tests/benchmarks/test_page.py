@@ -61,7 +61,8 @@ def test_figures_are_those_of_the_file(results: Results | None, tmp_path: Path) 
 def test_every_missed_budget_has_its_reason(results: Results | None) -> None:
     reasons = by_hand(PAGE.read_text(encoding="utf-8"))
     missed = [each.name for each in budgets(results) if each.verdict == "missed"] if results else []
-    assert [name for name in missed if f"**{name}**" not in reasons] == []
+    without = [name for name in missed if f"**{name}**" not in reasons]
+    assert without == [], "below the table of budgets, by hand: - **name**: why"
 
 
 def test_largest_costs_of_each_profile_and_no_others_have_their_reasons(results: Results | None) -> None:
@@ -73,7 +74,9 @@ def test_largest_costs_of_each_profile_and_no_others_have_their_reasons(results:
         reasons = re.findall(r"^- `([^`]+)`", block, re.MULTILINE)
         assert len(reasons) == tables.TOP
         if what in found:
-            assert set(reasons) == {name for name, _ in tables.top_costs(found[what])}
+            assert set(reasons) == {name for name, _ in tables.top_costs(found[what])}, (
+                "by hand: - `module` why"
+            )
 
 
 def _first_syncs(journal: list[float], rsync: list[float], trouble: str = "") -> Results:
@@ -156,4 +159,6 @@ def test_no_page_tells_a_speed_from_elsewhere(path: Path) -> None:
             r"^## How it is measured\n.*?^(?=## )", "", by_hand(text), flags=re.DOTALL | re.MULTILINE
         )
     known = _tokens()
-    assert [found for found in claims(text) if found[0] not in known] == []
+    assert [found for found in claims(text) if found[0] not in known] == [], (
+        "no number of the measured tables"
+    )
