@@ -45,6 +45,12 @@ def test_tables_of_the_page_are_those_of_the_file(results: Results | None) -> No
     assert page(text, results) == text, "make docs writes it anew"
 
 
+def test_file_is_that_of_the_full_plan_and_nothing_in_it_has_failed(results: Results | None) -> None:
+    if results is not None:
+        assert results.plan == "full"
+        assert [trouble for found in results.found.values() for trouble in found.troubles] == []
+
+
 def test_page_has_every_block() -> None:
     names = {*tables.blocks(NOTHING), *(f"figure-{name}" for name in (figures.RUNS, figures.ROUND_TRIP))}
     assert set(measured(PAGE.read_text(encoding="utf-8"))) == names
