@@ -79,12 +79,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.output.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.scratch) as folder:
         missing = play_all(options, Lab(Path(folder), program), results)
-        _tell("removing trees and mirrors")
-    if options.output == OF_THE_DOCS:
-        render(results)
-    else:
-        print(for_terminal(results))
-    print(f"raw numbers: {options.output}")
+        if options.output == OF_THE_DOCS:
+            render(results)
+        else:
+            print(for_terminal(results))
+        print(f"raw numbers: {options.output}", flush=True)
+        _tell("removing trees and mirrors; nothing is measured any more")
     troubles = [trouble for found in results.found.values() for trouble in found.troubles]
     for trouble in troubles:
         print(f"FAILED {trouble}", file=sys.stderr)
