@@ -29,7 +29,9 @@ class Meter:
         signal.signal(signal.SIGTERM, self._pass_on)
         self._too_long = False
         self._begin = time.perf_counter()
-        self._main = subprocess.Popen(command).pid
+        # It is kept: one that nobody holds waits for its process itself.
+        self._process = subprocess.Popen(command)
+        self._main = self._process.pid
         self._code = self._cpu = self._seconds = 0.0
         self._peak = 0
         signal.setitimer(signal.ITIMER_REAL, limit, 0.1)

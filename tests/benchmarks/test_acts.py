@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,13 +29,26 @@ from benchmarks.plan import (
     Syncs,
     Times,
 )
-from benchmarks.process import run
+from benchmarks.process import METER, run
 from benchmarks.profiling import ELSEWHERE, IMPORTS, NO_FRAME, by_function
 from benchmarks.results import Found, LeftOut, Results, Sample, load, save
 from benchmarks.scenes import CHANGED, FIRST, UNCHANGED, Tell, too_slow
 from benchmarks.server import MeteredSshd
 
 BY_JOURNAL = own_name(JOURNAL)
+ENDS_AT_ONCE = """
+import os, runpy, subprocess, sys
+start = subprocess.Popen.__init__
+def start_and_let_end(self, *words):
+    start(self, *words)
+    os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+subprocess.Popen.__init__ = start_and_let_end
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a program whose commands have ended before it goes on."""
+
+
 NOTHING = Results("trial", "", {}, {})
 
 
@@ -59,6 +74,12 @@ def test_orphans_of_a_command_are_waited_for_and_a_slow_one_is_ended(tmp_path: P
     cost = run(["sh", "-c", "sleep 60 & sleep 60"], limit=0.2)
     assert cost.too_long
     assert 0.2 <= cost.seconds < 30
+
+
+def test_command_that_ends_at_once_has_its_cost(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    subprocess.run([sys.executable, "-c", ENDS_AT_ONCE, METER, result, "5", "true"], check=True)
+    assert json.loads(result.read_bytes())["code"] == 0
 
 
 def test_server_tells_what_its_sessions_cost_and_serves_on() -> None:
