@@ -56,8 +56,8 @@ mutants: setup-mutants  ## change the pure modules and count what no test notice
 bench: setup  ## measure against rsync, rclone and lftp in less than ten minutes; options in BENCH
 	@.venv/bin/python -m benchmarks $(BENCH)
 
-bench-full: setup  ## measure all of docs/performance.md in 60 to 80 minutes; BENCH=--resume goes on after an end
-	@.venv/bin/python -m benchmarks --plan=full --minutes=75 $(BENCH)
+bench-full: setup  ## measure all of docs/performance.md in 75 minutes; BENCH=--minutes=50 for fewer
+	@.venv/bin/python -m benchmarks --plan=full $(BENCH)
 
 clean:  ## remove what was installed and cached here
 	rm -rf .venv .venv-peers .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov .coverage dist build

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import math
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,10 +19,10 @@ from benchmarks.contenders import installed_program
 from benchmarks.facts import load_average, machine, versions
 from benchmarks.lab import Lab
 from benchmarks.page import OF_THE_DOCS, RESULTS, for_terminal, render
-from benchmarks.plan import PLANS
+from benchmarks.plan import MINUTES, PLANS, Act
 from benchmarks.results import Results, load, save
 
-COMMANDS = {"full": "make bench-full", "quick": "make bench", "trial": "make bench BENCH=--plan=trial"}
+COMMANDS = {"full": "make bench-full", "quick": "make bench", "trial": "make bench"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Options:
     minutes: float
     output: Path
     scratch: Path | None
+    command: str
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
@@ -44,34 +45,52 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--plan", choices=PLANS, default="quick", help="full: all of docs/performance.md")
     add("--resume", action="store_true", help="keep the acts that the output holds, and play the others")
     add("--only", default="", metavar="TEXT", help="play only the acts whose name holds this")
-    add("--minutes", type=float, default=math.inf, metavar="N", help="begin no act after so many")
+    add("--minutes", type=float, metavar="N", help="begin nothing that would end later; 75 for the full plan")
     add("--output", type=Path, help="where the numbers go, act by act")
-    add("--scratch", type=Path, help="folder for trees and mirrors, with 40 GB for the full plan")
+    add("--scratch", type=Path, help="folder for trees and mirrors, with 50 GB for the full plan")
     values = parser.parse_args(arguments)
+    values.command = _command(values)
+    if values.minutes is None:
+        values.minutes = MINUTES[values.plan]
     if values.output is None:
         stamp = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H-%M-%SZ")
         values.output = OF_THE_DOCS if values.plan == "full" else RESULTS / f"{stamp}.json"
     return Options(**vars(values))
 
 
+def _command(values: argparse.Namespace) -> str:
+    """What does the same, without the places where numbers and trees go."""
+    given = {
+        "--plan=trial": values.plan == "trial",
+        "--resume": values.resume,
+        f"--only={values.only}": values.only,
+        f"--minutes={values.minutes or 0:g}": values.minutes is not None,
+    }
+    options = " ".join(option for option, is_given in given.items() if is_given)
+    return " ".join([COMMANDS[values.plan], *([f"BENCH={shlex.quote(options)}"] if options else [])])
+
+
 def prepare(options: Options, program: str) -> Results:
     """Results to go on with; ends the process if those that are there are of something else."""
-    fresh = Results(options.plan, COMMANDS[options.plan], machine(), versions(program))
+    fresh = Results(options.plan, machine(), versions(program))
+    again: list[str] = []
     if options.resume and options.output.exists():
         before = load(options.output)
         why = before.fits(fresh)
         if why:
             sys.exit(f"{options.output.name} cannot be gone on with. {why}; without --resume it begins anew")
         fresh = before
+        again = fresh.forget_failed()
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    fresh.sessions.append({"begun": now, "load": round(load_average(), 2)})
+    session = {"begun": now, "command": options.command, "load": round(load_average(), 2)}
+    fresh.sessions.append({**session, "failed_before": again} if again else session)
     return fresh
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Play everything; 0 if each contender did its work, 1 if one failed or an act is missing.
+    """Play everything; 0 if each contender did its work, 1 if one failed or something was not measured.
 
-    A budget that is not held is no failure.
+    A budget that is not held is no failure, and neither is a repetition for which there was no time.
     """
     options = parse(arguments)
     program = installed_program()
@@ -88,20 +107,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     troubles = [trouble for found in results.found.values() for trouble in found.troubles]
     for trouble in troubles:
         print(f"FAILED {trouble}", file=sys.stderr)
-    if missing:
-        print(f"{missing} acts are missing; BENCH=--resume plays them", file=sys.stderr)
-    return 1 if troubles or missing else 0
+    unknown = [act.name for act in missing if not results.expected_seconds(act)]
+    for name in unknown:
+        print(f"not measured: {name}", file=sys.stderr)
+    if missing or troubles:
+        again = f"{len(missing) - len(unknown)} repetitions more"
+        print(f"BENCH=--resume plays what has failed or is not measured, and {again}", file=sys.stderr)
+    return 1 if troubles or unknown else 0
 
 
-def play_all(options: Options, lab: Lab, results: Results) -> int:
-    """Play the acts that the results do not hold, and keep each at once; returns how many are missing."""
+def play_all(options: Options, lab: Lab, results: Results) -> list[Act]:
+    """Play the acts that the results do not hold, and keep each at once; returns those that are missing.
+
+    One that would end too late, by what others of its kind, tree and line took, is not begun.
+    """
     begin = time.monotonic()
     acts = [act for act in PLANS[options.plan]() if options.only in act.name]
     for number, act in enumerate(acts, 1):
         passed = time.monotonic() - begin
-        if passed > 60 * options.minutes:
-            break
-        if act.name in results.found:
+        is_too_late = passed + results.expected_seconds(act) > 60 * options.minutes
+        if act.name in results.found or is_too_late:
             continue
         _tell(f"[{number}/{len(acts)}, {passed:.0f} s] {act.name}")
         try:
@@ -111,7 +136,7 @@ def play_all(options: Options, lab: Lab, results: Results) -> int:
             continue
         results.add(act, found)
         save(results, options.output)
-    return sum(act.name not in results.found for act in acts)
+    return [act for act in acts if act.name not in results.found]
 
 
 def _tell(text: str) -> None:

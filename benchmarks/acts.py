@@ -17,7 +17,7 @@ from benchmarks.scenes import Play, Tell, staged
 def play(lab: Lab, act: Act, before: Results, tell: Tell) -> Found:
     """Play it, with a look at what was found before."""
     begin = time.monotonic()
-    found = Found(type(act).__name__, act.tree, None if isinstance(act, Generations | Profiles) else act.line)
+    found = Found(type(act).__name__, act.tree, act.where)
     match act:
         case Syncs():
             with staged(lab, act) as stage:

@@ -108,9 +108,9 @@ def _against_runs(results: Results, theme: Theme) -> Figure:
 
 
 def _against_round_trips(results: Results, theme: Theme) -> Figure:
-    """One row for each of two trees, one panel in it for each scene."""
-    trees = (FEW, SOME)
-    figure = Figure(figsize=(9.5, 6.0), layout="constrained")
+    """One row for each tree, one panel in it for each scene."""
+    trees = (FEW, SOME, MANY)
+    figure = Figure(figsize=(9.5, 8.6), layout="constrained")
     rows = figure.subplots(len(trees), len(SCENES), sharex=True, sharey="row")
     for tree, row in zip(trees, rows, strict=True):
         acts = [found for found in results.of("Syncs", tree=tree) if found.line and not found.line.mbit]

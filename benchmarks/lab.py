@@ -8,7 +8,7 @@ import itertools
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,27 @@ from benchmarks.process import run
 from testbed.trees import make_tree
 
 OWN_FOLDER = ".runicorn"
+LOGS = ("events.jsonl", "logs.txt")
 ZSTD_LEVEL = 9
 
 
 @dataclass(frozen=True)
 class Planted:
-    """A root on the server, with its runs."""
+    """A root on the server, with its runs, and the sizes of their logs when it was made."""
 
     tree: Tree
     root: Path
     runs: Sequence[Path]
+    logs: Mapping[Path, int]
+
+    def restore(self) -> None:
+        """Take back what runs have logged since, and what was published, so that all acts meet the same."""
+        shutil.rmtree(self.root / OWN_FOLDER, ignore_errors=True)
+        for log, size in self.logs.items():
+            if log.stat().st_size > size:
+                os.truncate(log, size)
+                made = log.with_name("meta.json").stat().st_mtime_ns
+                os.utime(log, ns=(made, made))
 
 
 @dataclass
@@ -43,14 +54,14 @@ class Lab:
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def plant(self, tree: Tree) -> Planted:
-        """The tree, made at the first time; published anew, so that no act meets the journal of another."""
-        planted = self._planted.get(tree)
-        if planted is None:
+        """The tree, made at the first time, and as it was made."""
+        if tree not in self._planted:
             root = self.scratch / tree.name
-            planted = Planted(tree, root, make_tree(root, tree.runs, files=tree.files, mix=tree.mix))
-            self._planted[tree] = planted
-        shutil.rmtree(planted.root / OWN_FOLDER, ignore_errors=True)
-        return planted
+            runs = make_tree(root, tree.runs, files=tree.files, mix=tree.mix)
+            logs = {run / name: (run / name).stat().st_size for run in runs for name in LOGS}
+            self._planted[tree] = Planted(tree, root, runs, logs)
+        self._planted[tree].restore()
+        return self._planted[tree]
 
     def folder(self, name: str) -> Path:
         """A new folder."""

@@ -147,6 +147,11 @@ class Found:
         """The same, and how long the act took."""
         return dataclasses.replace(self, seconds=round(seconds, 1))
 
+    def and_then(self, later: Found) -> Found:
+        """Both as one."""
+        lists = {name: getattr(self, name) + getattr(later, name) for name in _KINDS}
+        return dataclasses.replace(self, seconds=self.seconds + later.seconds, **lists)
+
     @property
     def troubles(self) -> list[str]:
         """What went wrong; a sync that was ended because it took too long is left out instead."""
@@ -170,11 +175,11 @@ class Results:
     """All that one plan has found so far.
 
     Attributes:
-        sessions: when measuring began, in UTC, with the load of the machine; more than one if it was resumed.
+        sessions: when measuring began, in UTC, with the load of the machine and the command; more than one if
+            it was resumed, then with the troubles of the acts that were played again.
     """
 
     plan: str
-    command: str
     machine: Facts
     versions: dict[str, str]
     sessions: list[dict[str, Any]] = field(default_factory=list)
@@ -182,27 +187,43 @@ class Results:
 
     def fits(self, other: Results) -> str:
         """Why the acts of another session cannot stand beside these; empty if they can."""
-        for name in ("plan", "machine", "versions"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                return f"{name}: {mine} is not {theirs}"
-        return ""
+        mine, theirs = ({"plan": each.plan, **each.machine, **each.versions} for each in (self, other))
+        names = dict.fromkeys([*mine, *theirs])
+        return "; ".join(
+            f"{name}: {mine.get(name)} is not {theirs.get(name)}"
+            for name in names
+            if mine.get(name) != theirs.get(name)
+        )
 
     def of(self, kind: str, *, tree: Tree | None = None, line: Line | None = None) -> Iterator[Found]:
-        """The acts of a kind, of a tree and a line where they are given."""
+        """What was found of a kind, of a tree and a line where they are given; one for each tree and line."""
+        merged: dict[tuple[Tree, Line | None], Found] = {}
         for each in self.found.values():
             if each.kind == kind and tree in (None, each.tree) and line in (None, each.line):
-                yield each
+                place = (each.tree, each.line)
+                merged[place] = merged[place].and_then(each) if place in merged else each
+        yield from merged.values()
+
+    def expected_seconds(self, act: Act) -> float:
+        """How long an act will take, by those of its kind, tree and line; 0 if there was none before."""
+        place = (type(act).__name__, act.tree, act.where)
+        alike = (each.seconds for each in self.found.values() if (each.kind, each.tree, each.line) == place)
+        return max(alike, default=0.0)
 
     def add(self, act: Act, found: Found) -> None:
         """Keep what an act has found."""
         self.found[act.name] = found
 
+    def forget_failed(self) -> list[str]:
+        """Forget the acts in which something went wrong, so that they are played again; returns what did."""
+        failed = [name for name, found in self.found.items() if found.troubles]
+        return [trouble for name in failed for trouble in self.found.pop(name).troubles]
+
 
 def save(results: Results, path: Path) -> None:
     """Write the file, whole or not at all; a list of values has one line for each."""
     head = {"format": FORMAT} | {
-        name: getattr(results, name) for name in ("plan", "command", "machine", "versions", "sessions")
+        name: getattr(results, name) for name in ("plan", "machine", "versions", "sessions")
     }
     acts = ",\n".join(f"{json.dumps(name)}: {_encode(each)}" for name, each in results.found.items())
     text = json.dumps(head, indent=1)[:-2] + f',\n "found": {{\n{acts}\n}}}}\n'

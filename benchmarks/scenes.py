@@ -13,8 +13,8 @@ from pathlib import Path
 
 from benchmarks.contenders import FLOOR, LFTP, RCLONE, RSYNC, Contender, Floor, Lftp, Rclone, Rsync, Source
 from benchmarks.contenders import own_contender as own
-from benchmarks.lab import OWN_FOLDER, Lab, Planted, compress_files, difference
-from benchmarks.plan import Syncs
+from benchmarks.lab import LOGS, OWN_FOLDER, Lab, Planted, compress_files, difference
+from benchmarks.plan import Line, Syncs
 from benchmarks.process import Cost, run
 from benchmarks.results import Found, LeftOut, Results, Sample
 from benchmarks.server import MeteredSshd
@@ -24,7 +24,6 @@ from testbed.trees import append_run
 FIRST, UNCHANGED, CHANGED = "first sync", "nothing changed", "5 runs changed"
 SCENES = (FIRST, UNCHANGED, CHANGED)
 CHANGED_RUNS, CHANGED_LINES = 5, 50
-LOGS = ("events.jsonl", "logs.txt")
 COMPARED_RUNS = 1_000
 """The mirror of a larger tree is compared after first syncs and after the last sync alone."""
 
@@ -72,7 +71,10 @@ def staged(lab: Lab, act: Syncs) -> Iterator[Stage]:
 
 @dataclass
 class Play:
-    """One act: its scenes one after the other, and in each of them the contenders in turns."""
+    """One act: its scenes one after the other, and in each of them the contenders in turns.
+
+    Repetitions go on from those that acts of the same tree and line have played before.
+    """
 
     act: Syncs
     stage: Stage
@@ -81,34 +83,39 @@ class Play:
     samples: list[Sample] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        same = next(self.before.of("Syncs", tree=self.act.tree, line=self.act.line), None)
+        self._earlier = same or Found("Syncs", self.act.tree, self.act.line)
+
     def play(self) -> None:
         """Play all scenes."""
         times = self.act.times
-        for scene, repetitions in zip(SCENES, (times.first, times.unchanged, times.changed), strict=True):
-            chosen = [
-                name for name in self.act.contenders if repetitions and not self._leaves_out(name, scene)
-            ]
-            for repetition in range(repetitions):
-                self._prepare(scene, repetition)
+        for scene, number in zip(SCENES, (times.first, times.unchanged, times.changed), strict=True):
+            chosen = [name for name in self.act.contenders if number and not self._leaves_out(name, scene)]
+            begin = 1 + max(
+                (each.repetition for each in self._earlier.samples if each.scene == scene), default=-1
+            )
+            for repetition in range(begin, begin + number):
+                self._prepare(scene, repetition, is_first=repetition == begin)
                 for name in in_turn(chosen, repetition):
                     if not self._is_too_slow_to_repeat(name, scene):
-                        self._sync(name, scene, repetition, is_last=repetition == repetitions - 1)
+                        mirror = self.stage.mirror(name, repetition - begin if scene == FIRST else 0)
+                        self._sync(name, scene, repetition, mirror, is_last=repetition == begin + number - 1)
 
-    def _prepare(self, scene: str, repetition: int) -> None:
+    def _prepare(self, scene: str, repetition: int, *, is_first: bool) -> None:
         stage = self.stage
         if scene == CHANGED:
             appended = change_runs(stage.planted.runs, repetition)
             stage.payload.write_bytes(os.urandom(appended.compressed))
-        elif repetition == 0 and scene == FIRST and FLOOR in self.act.contenders:
+        elif is_first and scene == FIRST and FLOOR in self.act.contenders:
             compress_files(stage.planted.root, stage.payload)
-        elif repetition == 0:
+        elif is_first:
             stage.payload.write_bytes(b"")
-        if repetition == 0 or scene == CHANGED:
+        if is_first or scene == CHANGED:
             stage.lab.publish(stage.planted)
 
-    def _sync(self, name: str, scene: str, repetition: int, *, is_last: bool) -> None:
+    def _sync(self, name: str, scene: str, repetition: int, target: Path, *, is_last: bool) -> None:
         stage = self.stage
-        target = stage.mirror(name, repetition if scene == FIRST else 0)
         target.mkdir(parents=True, exist_ok=True)
         # Nobody pays for writing back what the one before has left in memory.
         os.sync()
@@ -144,13 +151,16 @@ class Play:
         self.tell(f"{repetition + 1}: {scene}, {name}: {outcome}")
 
     def _is_too_slow_to_repeat(self, name: str, scene: str) -> bool:
-        mine = [each.seconds for each in self.samples if (each.contender, each.scene) == (name, scene)]
-        ended = any((each.contender, each.scene) == (name, scene) for each in self.left_out)
+        samples, left_out = self.samples + self._earlier.samples, self.left_out + self._earlier.left_out
+        ended = any((each.contender, each.scene) == (name, scene) for each in left_out)
+        mine = (each.seconds for each in samples if (each.contender, each.scene) == (name, scene))
         return ended or sum(mine) > self.act.bound.repeat
 
     def _leaves_out(self, name: str, scene: str) -> bool:
+        if self._is_too_slow_to_repeat(name, scene):
+            return True
         reason = too_slow(self.before, self.act, name, scene) or self._needs_first(name, scene)
-        if reason:
+        if reason and all((each.contender, each.scene) != (name, scene) for each in self._earlier.samples):
             self.left_out.append(LeftOut(name, scene, reason))
             self.tell(f"left out: {scene}, {name}: {reason}")
         return bool(reason)
@@ -178,22 +188,21 @@ class Play:
 
 
 def too_slow(before: Results, act: Syncs, name: str, scene: str) -> str:
-    """Why a contender would need longer than the bound, by its time at the next smaller tree; empty if not.
+    """Why a contender would need longer than the bound; empty if not, or if nothing tells.
 
-    What it took there beside the floor grows with the number of runs.
+    It does where it was left out at as many or fewer runs over a line that is as good or better. By its time
+    at the next smaller tree it does when what it took there beside the floor grows with the number of runs.
     """
-    smaller = [
-        found
-        for found in before.of("Syncs", line=act.line)
-        if (found.tree.files, found.tree.mix) == (act.tree.files, act.tree.mix)
-        and found.tree.runs < act.tree.runs
-    ]
+    easier = [found for found in before.of("Syncs") if _is_easier(found, act)]
+    for found in easier:
+        if any((each.contender, each.scene) == (name, scene) for each in found.left_out):
+            assert found.line is not None
+            return f"left out already at {found.tree.runs:,} runs, {found.line.name}"
+    smaller = [found for found in easier if found.line == act.line]
     if not smaller:
         return ""
     found = max(smaller, key=lambda each: each.tree.runs)
     size = f"at {found.tree.runs:,} runs"
-    if any((each.contender, each.scene) == (name, scene) for each in found.left_out):
-        return f"too slow already {size}"
     seconds, floor = median_seconds(found, name, scene), median_seconds(found, FLOOR, scene)
     if seconds is None or floor is None:
         return ""
@@ -201,6 +210,18 @@ def too_slow(before: Results, act: Syncs, name: str, scene: str) -> str:
     if expected <= act.bound.limit:
         return ""
     return f"{seconds:.0f} s {size}, so it would take longer than {act.bound.limit:g} s"
+
+
+def _is_easier(found: Found, act: Syncs) -> bool:
+    """Whether an act had a tree and a line that are both no worse, and not the same."""
+    tree, line = found.tree, found.line or Line(0)
+    return (
+        (tree.files, tree.mix) == (act.tree.files, act.tree.mix)
+        and tree.runs <= act.tree.runs
+        and line.rtt_ms <= act.line.rtt_ms
+        and line.mbit in (None, act.line.mbit)
+        and (tree, line) != (act.tree, act.line)
+    )
 
 
 def median_seconds(found: Found, name: str, scene: str) -> float | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.budgets import budgets, ratios_to
 from benchmarks.contenders import FLOOR, RSYNC
-from benchmarks.plan import ALL, FEW, SOME, USUAL, Tree
+from benchmarks.plan import ALL, FEW, MANY, SOME, USUAL, Tree
 from benchmarks.profiling import FIRST_SYNC, GENERATION
 from benchmarks.results import Counted, Found, LeftOut, Profiled, Results, Watched
 from benchmarks.scenes import CHANGED, FIRST, SCENES, UNCHANGED
@@ -28,6 +28,7 @@ def blocks(results: Results) -> dict[str, str]:
         "5-runs-changed": _scene(results, CHANGED),
         "costs-few": _costs(results, FEW),
         "costs-some": _costs(results, SOME),
+        "costs-many": _costs(results, MANY),
         "requests": _requests(results),
         "live": _live(results),
         "generation": _generation(results),
@@ -47,9 +48,12 @@ def _machine(results: Results) -> str:
     memory = int(facts["memory_bytes"]) / 2**30
     minutes = sum(found.seconds for found in results.found.values()) / 60
     sessions = "; ".join(f"{each['begun']}, load {each['load']}" for each in results.sessions)
+    commands = dict.fromkeys(f"`{each['command']}`" for each in results.sessions)
+    again = [trouble for each in results.sessions for trouble in each.get("failed_before", [])]
     rows = [
-        ("command", f"`{results.command}`"),
+        ("command", ", then ".join(commands)),
         ("begun (UTC)", sessions),
+        *([("failed, and played again", "; ".join(again).replace("|", ""))] if again else []),
         ("took", f"{minutes:.0f} minutes"),
         (
             "machine",
@@ -76,9 +80,13 @@ def _budgets(results: Results) -> str:
 def _scene(results: Results, scene: str) -> str:
     acts = [found for found in _syncs(results) if _played(found, scene)]
     names = [name for name in ALL if any(name in _played(found, scene) for found in acts)]
-    head = ("runs x files", "line", *map(_short, names))
+    head = ("runs x files", "line", "times", *map(_short, names))
     seconds = _table(
-        head, [(*_where(each), *(_seconds(each, name, scene) for name in names)) for each in acts]
+        head,
+        [
+            (*_where(each), _times(each, scene), *(_seconds(each, name, scene) for name in names))
+            for each in acts
+        ],
     )
     others = [name for name in names if name != RSYNC]
     head = ("runs x files", "line", *map(_short, others))
@@ -119,10 +127,16 @@ def _seconds(found: Found, name: str, scene: str) -> str:
     mine = [each for each in found.samples if (each.contender, each.scene) == (name, scene)]
     if any(each.trouble for each in mine):
         return "failed"
-    left_out = _left_out(found, name, scene)
-    if left_out is not None:
+    if not mine and _left_out(found, name, scene) is not None:
         return "left out"
     return spread([each.seconds for each in mine])
+
+
+def _times(found: Found, scene: str) -> str:
+    """How often the contenders of a row have played the scene."""
+    played = Counter(each.contender for each in found.samples if each.scene == scene)
+    least, most = min(played.values(), default=0), max(played.values(), default=0)
+    return f"{most}" if least == most else f"{least} to {most}"
 
 
 def _ratio(found: Found, name: str, scene: str) -> str:
@@ -131,12 +145,13 @@ def _ratio(found: Found, name: str, scene: str) -> str:
 
 def _notes(acts: Sequence[Found], scene: str) -> list[str]:
     """Why cells are left out, in words."""
-    return [
+    notes = [
         f"- {each.contender}, {', '.join(_where(found))}: {each.reason}."
         for found in acts
         for each in found.left_out
         if each.scene == scene
     ]
+    return list(dict.fromkeys(notes))
 
 
 def _costs(results: Results, tree: Tree) -> str:
@@ -196,9 +211,9 @@ def _requests_of(results: Results, tree: Tree, name: str, scene: str) -> str:
 
 
 def _requests(results: Results) -> str:
-    head = ("runs x files", "scene", "by", "requests", "KB in", "KB out", "of which")
+    head = ("runs x files", "line", "scene", "by", "requests", "KB in", "KB out", "of which")
     rows = [
-        (_where(found)[0], each.scene, each.contender, *_counts(each))
+        (*_where(found), each.scene, each.contender, *_counts(each))
         for found in results.of("Requests")
         for each in found.counted
     ]

@@ -13,26 +13,30 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.acts import play
-from benchmarks.contenders import FLOOR, JOURNAL, LFTP, RCLONE, own_name
-from benchmarks.lab import Lab
+from benchmarks.budgets import ratios_to
+from benchmarks.contenders import FLOOR, JOURNAL, LFTP, RCLONE, RSYNC, own_name
+from benchmarks.lab import OWN_FOLDER, Lab
 from benchmarks.plan import (
+    FAR,
     FEW,
     MANY,
     NEAR,
     PLANS,
+    RATED,
     SOME,
     TINY_TREE,
     USUAL,
     Act,
     Generations,
+    Line,
     Requests,
     Syncs,
     Times,
 )
 from benchmarks.process import METER, run
 from benchmarks.profiling import ELSEWHERE, IMPORTS, NO_FRAME, by_function
-from benchmarks.results import Found, LeftOut, Results, Sample, load, save
-from benchmarks.scenes import CHANGED, FIRST, UNCHANGED, Tell, too_slow
+from benchmarks.results import Found, Generated, LeftOut, Results, Sample, load, save
+from benchmarks.scenes import CHANGED, FIRST, UNCHANGED, Tell, change_runs, too_slow
 from benchmarks.server import MeteredSshd
 
 BY_JOURNAL = own_name(JOURNAL)
@@ -49,16 +53,19 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """Runs a program whose commands have ended before it goes on."""
 
 
-NOTHING = Results("trial", "", {}, {})
+NOTHING = Results("trial", {}, {})
 
 
 def _sample(name: str, seconds: float, repetition: int = 0, trouble: str = "") -> Sample:
     return Sample(name, FIRST, repetition, seconds, 0.1, 1, 0.1, 1, 1, 1, trouble)
 
 
-def _syncs(runs: int, *samples: Sample, left_out: tuple[LeftOut, ...] = ()) -> Found:
+def _syncs(runs: int, *samples: Sample, left_out: tuple[LeftOut, ...] = (), line: Line = USUAL) -> Found:
     tree = dataclasses.replace(FEW, runs=runs)
-    return Found("Syncs", tree, USUAL, samples=list(samples), left_out=list(left_out))
+    return Found("Syncs", tree, line, samples=list(samples), left_out=list(left_out))
+
+
+RCLONE_ENDED = (LeftOut(RCLONE, FIRST, "ended after 60 s"),)
 
 
 @pytest.fixture
@@ -133,20 +140,23 @@ def test_who_cannot_sync_in_time_is_left_out_and_begins_later_scenes_with_a_copy
     ("found", "reason"),
     [
         ([], ""),
-        ([_syncs(100, _sample(FLOOR, 1.0), _sample(RCLONE, 10.0))], ""),
+        ([_syncs(100, _sample(FLOOR, 1.0), _sample(RCLONE, 6.0))], ""),
         (
             [_syncs(100, _sample(FLOOR, 1.0), _sample(RCLONE, 20.0))],
-            "20 s at 100 runs, so it would take longer than 100 s",
+            "20 s at 100 runs, so it would take longer than 60 s",
         ),
+        ([_syncs(100, left_out=RCLONE_ENDED)], "left out already at 100 runs, 50 ms, no rate limit"),
         (
-            [_syncs(100, left_out=(LeftOut(RCLONE, FIRST, "ended after 100 s"),))],
-            "too slow already at 100 runs",
+            [_syncs(1_000, left_out=RCLONE_ENDED, line=NEAR)],
+            "left out already at 1,000 runs, 0 ms, no rate limit",
         ),
+        ([_syncs(1_000, left_out=RCLONE_ENDED, line=FAR)], ""),
+        ([_syncs(1_000, left_out=RCLONE_ENDED, line=RATED[USUAL])], ""),
         ([_syncs(100, _sample(FLOOR, 1.0), _sample(RCLONE, 20.0, trouble="exit 1"))], ""),
         ([_syncs(10_000, _sample(FLOOR, 1.0), _sample(RCLONE, 99.0))], ""),
     ],
 )
-def test_time_at_a_smaller_tree_tells_who_is_too_slow(found: list[Found], reason: str) -> None:
+def test_easier_acts_tell_who_is_too_slow(found: list[Found], reason: str) -> None:
     before = dataclasses.replace(NOTHING, found={str(number): each for number, each in enumerate(found)})
     assert too_slow(before, Syncs(SOME, USUAL), RCLONE, FIRST) == reason
 
@@ -163,7 +173,7 @@ def test_requests_of_a_contender_are_counted(lab: Lab) -> None:
 
 def test_file_of_results_gives_them_back_and_is_gone_on_with_only_on_the_same_machine(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
-    results = Results("full", "make bench-full", {"cores": 2}, {"ssh": "9"}, [{"begun": "now", "load": 0.1}])
+    results = Results("full", {"cores": 2}, {"ssh": "9"}, [{"begun": "now", "load": 0.1}])
     act = Syncs(MANY, USUAL)
     results.add(act, _syncs(100, _sample(FLOOR, 1.25), _sample(RCLONE, 2.5, trouble="exit 1")))
     save(results, path)
@@ -200,7 +210,78 @@ def test_plan_that_was_interrupted_or_failed_goes_on_where_it_stopped(
     assert list(found.found) == [act.name for act in acts]
     assert found.found[acts[0].name] == kept[acts[0].name]
     assert len(found.sessions) == 2  # one that found nothing is not told
+    assert found.sessions[1]["command"] == "make bench BENCH='--plan=trial --resume'"
     assert "| 1 x 6 |" in capsys.readouterr().out
+
+
+def test_act_that_went_wrong_is_played_again_and_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    act, output = Generations(TINY_TREE, unchanged=1), tmp_path / "results.json"
+    monkeypatch.setitem(PLANS, "trial", lambda: iter([act]))
+    command = ["--plan=trial", f"--output={output}", f"--scratch={tmp_path}", "--resume"]
+    failed = Generated(True, 1.0, 1.0, 1, trouble="exit 1")
+    with monkeypatch.context() as patch:
+        found = Found("Generations", TINY_TREE, None, generated=[failed])
+        patch.setattr("benchmarks.__main__.play", lambda *_: found)
+        assert main(command) == 1
+    assert main(command) == 0
+    results = load(output)
+    assert results.found[act.name].troubles == []
+    assert results.sessions[1]["failed_before"] == ["exit 1"]
+
+
+def test_act_that_would_end_too_late_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, again = Syncs(TINY_TREE, NEAR), Syncs(TINY_TREE, NEAR, part="again")
+    other = Requests(TINY_TREE, NEAR)
+    monkeypatch.setitem(PLANS, "trial", lambda: iter([first, again, other]))
+    played: list[Act] = []
+
+    def long(_: Lab, act: Act, *__: object) -> Found:
+        played.append(act)
+        return Found(type(act).__name__, act.tree, act.where, seconds=61.0)
+
+    monkeypatch.setattr("benchmarks.__main__.play", long)
+    output = tmp_path / "results.json"
+    command = ["--plan=trial", f"--output={output}", "--minutes=1"]
+    assert main(command) == 0
+    assert played == [first, other]
+    assert main([*command, "--minutes=2", "--resume"]) == 0
+    assert played == [first, other, again]
+    assert main([*command, "--minutes=0"]) == 1
+
+
+def test_acts_of_one_tree_and_line_are_told_as_one(lab: Lab) -> None:
+    results = dataclasses.replace(NOTHING, found={})
+    for part in ("", "again"):
+        act = Syncs(TINY_TREE, NEAR, (FLOOR, RSYNC), Times(1, 0, 1), part=part)
+        results.add(act, play(lab, act, results, print))
+    (found,) = results.of("Syncs")
+    assert found.troubles == []
+    assert [each.repetition for each in found.samples if each.contender == RSYNC] == [0, 0, 1, 1]
+    assert [each.contender for each in found.samples[-2:]] == [RSYNC, FLOOR]
+    assert len(ratios_to(found, FLOOR, RSYNC, FIRST)) == 2
+
+
+def test_who_was_too_slow_to_repeat_has_its_time_and_no_other(lab: Lab) -> None:
+    act = Syncs(TINY_TREE, NEAR, (BY_JOURNAL,), Times(1, 1, 0), part="again")
+    earlier = [_sample(BY_JOURNAL, 21.0), dataclasses.replace(_sample(BY_JOURNAL, 1.0), scene=UNCHANGED)]
+    before = dataclasses.replace(NOTHING, found={"": Found("Syncs", TINY_TREE, NEAR, samples=earlier)})
+    found = play(lab, act, before, print)
+    assert (found.samples, found.left_out) == ([], [])
+
+
+def test_tree_is_as_it_was_made_whenever_it_is_planted(lab: Lab) -> None:
+    planted = lab.plant(TINY_TREE)
+    before = {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in planted.logs}
+    change_runs(planted.runs, 0)
+    assert {path: path.stat().st_size for path in planted.logs} != {
+        path: size for path, (size, _) in before.items()
+    }
+    lab.publish(planted)
+    assert lab.plant(TINY_TREE) is planted
+    assert {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in planted.logs} == before
+    assert not (planted.root / OWN_FOLDER).exists()
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -211,7 +292,7 @@ def test_acts_of_a_plan_have_names_of_their_own(plan: str) -> None:
 
 def test_smaller_trees_come_first_in_every_plan() -> None:
     for plan in PLANS.values():
-        acts = [act for act in plan() if isinstance(act, Syncs)]
+        acts = [act for act in plan() if isinstance(act, Syncs) and RCLONE in act.contenders and not act.part]
         for number, act in enumerate(acts):
             like = [
                 each for each in acts[number:] if (each.line, each.tree.files) == (act.line, act.tree.files)
