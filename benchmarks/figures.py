@@ -103,6 +103,7 @@ def _against_runs(results: Results, theme: Theme) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.set_xlabel(f"runs of {FEW.files} files, {USUAL.name}")
+    _fit(row)
     _finish(figure, theme)
     return figure
 
@@ -121,6 +122,7 @@ def _against_round_trips(results: Results, theme: Theme) -> Figure:
             axes.set_xticks([0, 50, 200])
             if tree is trees[-1]:
                 axes.set_xlabel("round-trip time, ms; no rate limit")
+        _fit(row)
     _finish(figure, theme)
     return figure
 
@@ -129,6 +131,7 @@ def _panel(
     axes: Any, acts: Sequence[Found], scene: str, theme: Theme, place: Callable[[Found], float]
 ) -> None:
     """Medians as lines, the least and the most as bars."""
+    axes.set_yscale("log")
     for name, colour, marker in zip(ALL, theme.colours, MARKERS, strict=True):
         points = []
         for found in sorted(acts, key=place):
@@ -152,12 +155,18 @@ def _panel(
                 linestyle="--" if is_floor else "-",
                 capsize=2,
             )
-    axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.grid(visible=True, which="major", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def _fit(row: Sequence[Any]) -> None:
+    """Let the axes end at the values: the library takes bars without length for more than they are."""
+    seconds = [float(each) for axes in row for line in axes.lines for each in line.get_ydata()]
+    if seconds:
+        row[0].set_ylim(min(seconds) / 1.4, max(seconds) * 1.4)
 
 
 def _is_of(sample: Sample, name: str, scene: str) -> bool:

@@ -69,7 +69,7 @@ ONCE = Times(1, 1, 1)
 class Bound:
     """Seconds that one sync may take, and those in all after which a contender does not repeat a scene."""
 
-    limit: float = 60.0
+    limit: float = 50.0
     repeat: float = 20.0
 
 
@@ -207,7 +207,7 @@ def _first_syncs() -> Iterator[Act]:
         yield Syncs(tree, NEAR, ALL, ONCE)
     yield Syncs(FEW, RATED[NEAR], ALL, ONCE)
     yield Syncs(FEW, FAR, times=ONCE)
-    yield Syncs(SOME, FAR, ALL, ONCE)
+    yield Syncs(SOME, FAR, ALL, ONCE, Bound(limit=80.0))
     for line in (USUAL, RATED[USUAL]):
         yield Syncs(LONG_SOME, line, times=FIRST_ONLY)
     yield Syncs(MANY, USUAL, ALL, ONCE, LONG_BOUND)

@@ -140,10 +140,10 @@ def test_who_cannot_sync_in_time_is_left_out_and_begins_later_scenes_with_a_copy
     ("found", "reason"),
     [
         ([], ""),
-        ([_syncs(100, _sample(FLOOR, 1.0), _sample(RCLONE, 6.0))], ""),
+        ([_syncs(100, _sample(FLOOR, 1.0), _sample(RCLONE, 5.0))], ""),
         (
             [_syncs(100, _sample(FLOOR, 1.0), _sample(RCLONE, 20.0))],
-            "20 s at 100 runs, so it would take longer than 60 s",
+            "20 s at 100 runs, so it would take longer than 50 s",
         ),
         ([_syncs(100, left_out=RCLONE_ENDED)], "left out already at 100 runs, 50 ms, no rate limit"),
         (
