@@ -2,7 +2,7 @@ PYTHON ?= python3
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo setup-fuzz setup-mutants demo test check docs site picture dist soak fuzz coverage mutants bench clean
+.PHONY: help setup setup-demo setup-fuzz setup-mutants demo test check docs site picture dist soak fuzz coverage mutants bench bench-full clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,8 +22,9 @@ test: setup  ## run every check and every test
 check: setup  ## lint, format and types
 	@scripts/check.sh
 
-docs: setup  ## write docs/cli.md anew from the help texts
+docs: setup  ## write docs/cli.md anew from the help texts, docs/performance.md and its figures from its numbers
 	@.venv/bin/python scripts/cli_reference.py
+	@.venv/bin/python -m benchmarks.page
 
 site: setup  ## build docs as a site, into build/site
 	@scripts/site.sh
@@ -52,8 +53,11 @@ setup-mutants:
 mutants: setup-mutants  ## change the pure modules and count what no test notices; MUTANTS=journal/head for one
 	@scripts/mutants.sh $(MUTANTS)
 
-bench: setup  ## measure against rsync and rclone; options in BENCH, such as BENCH=--quick
+bench: setup  ## measure against rsync, rclone and lftp in less than ten minutes; options in BENCH
 	@.venv/bin/python -m benchmarks $(BENCH)
+
+bench-full: setup  ## measure all of docs/performance.md in 75 minutes; BENCH=--minutes=50 for fewer
+	@.venv/bin/python -m benchmarks --plan=full $(BENCH)
 
 clean:  ## remove what was installed and cached here
 	rm -rf .venv .venv-peers .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov .coverage dist build

@@ -1,272 +1,149 @@
-"""`python -m benchmarks`: measure, print the tables, keep the raw numbers."""
+"""`python -m benchmarks`: play the acts of a plan, keep what they find, print or draw it."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import shlex
+import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks import report
-from benchmarks.bars import bars
-from benchmarks.contenders import (
-    METHODS,
-    Contender,
-    Handshake,
-    Rclone,
-    Rsync,
-    Runicorn,
-    Source,
-    installed_program,
-    known_methods,
-)
-from benchmarks.facts import Facts, machine, versions
-from benchmarks.generating import Generation, generate, generate_command
-from benchmarks.large import (
-    FEW_RUNS,
-    LARGE_FILES,
-    LARGE_RUNS,
-    MANY_FILES,
-    MANY_RUNS,
-    RATED,
-    Tree,
-    many_mirror,
-    time_large,
-    time_many,
-)
-from benchmarks.live import LIVE_FILES, LIVE_RUNS, Live, watch_live
-from benchmarks.requests import Counted, count
-from benchmarks.scenes import Sample, Stage, play
-from testbed.proxy import DelayProxy
-from testbed.sshd import Sshd
-from testbed.trees import Mix, make_tree
+from benchmarks.acts import play
+from benchmarks.contenders import installed_program
+from benchmarks.facts import load_average, machine, versions
+from benchmarks.lab import Lab
+from benchmarks.page import OF_THE_DOCS, RESULTS, for_terminal, render
+from benchmarks.plan import MINUTES, PLANS, Act
+from benchmarks.results import Results, load, save
+
+COMMANDS = {"full": "make bench-full", "quick": "make bench", "trial": "make bench"}
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure: `rtt_ms` in milliseconds, `rate` in bytes per second each way or none."""
+    """What to play, and where to: without `output` a new file below `benchmarks/results/`."""
 
-    quick: bool
-    large: bool
-    runs: int
-    mix: Mix
-    rtt_ms: float
-    rate: float | None
-    methods: list[str]
-    program: str
+    plan: str
+    resume: bool
+    only: str
+    minutes: float
+    output: Path
     scratch: Path | None
-
-    @property
-    def repetitions(self) -> int:
-        """How often the scenes are played."""
-        return 1 if self.quick else 3
-
-    @property
-    def rclone_repetitions(self) -> int:
-        """How often rclone plays too: its first sync takes most of the time of a run."""
-        return 0 if self.quick else 1
-
-    @property
-    def large_rates(self) -> list[float | None]:
-        """The lines behind which the large tree is fetched, in bytes per second."""
-        return [] if self.quick else [RATED, None]
-
-    @property
-    def many_runs(self) -> int:
-        """Runs of the tree with many."""
-        return MANY_RUNS // 10 if self.quick else MANY_RUNS
-
-    @property
-    def many_repetitions(self) -> int:
-        """How often the trees of many and of few runs are synced with nothing changed."""
-        return 3 if self.quick else 5
-
-    @property
-    def live_seconds(self) -> tuple[float, float]:
-        """How long lines are written, and nothing happens, while both sides watch."""
-        return (10.0, 30.0) if self.quick else (30.0, 60.0)
-
-    @property
-    def generate_repetitions(self) -> int:
-        """How often an unchanged tree is generated."""
-        return 3 if self.quick else 5
-
-    @property
-    def rtt(self) -> float:
-        """The round-trip time in seconds."""
-        return self.rtt_ms / 1000
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was measured."""
-
-    samples: list[Sample]
-    counted: list[Counted]
-    generations: list[Generation]
-    live: Live
+    command: str
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:
     """The options of the command line; ends the process on a wrong one."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    add("--quick", action="store_true", help="once, without rclone and the largest trees: below 4 minutes")
-    add("--large", action="store_true", help="generate 100,000 runs of 6 files as well")
-    add("--runs", type=int, default=100, help="runs to sync, of 15 files each")
-    add("--mix", choices=["images", "logs"], default="logs", help="what the runs of 15 files mostly hold")
-    add("--rtt-ms", type=float, default=50.0, metavar="MS", help="round-trip time")
-    add(
-        "--rate",
-        type=float,
-        default=None,
-        metavar="BYTES/S",
-        help="rate of the line each way, beside large trees",
-    )
-    add(
-        "--methods",
-        default=",".join(METHODS),
-        help="methods of runicorn sync; the first plays in every scene",
-    )
-    add("--program", default=installed_program(), help="the runicorn command to measure")
-    add("--scratch", type=Path, default=None, help="folder for trees and mirrors")
-    values = vars(parser.parse_args(arguments))
-    options = Options(**{**values, "methods": values["methods"].split(",")})
-    known = known_methods(options.program)
-    unknown = [method for method in options.methods if method not in known]
-    if unknown:
-        there = f"it has {', '.join(known)}" if known else "its sync tells none"
-        parser.exit(2, f"{parser.prog}: {options.program} has no method {', '.join(unknown)}; {there}\n")
-    return options
+    add("--plan", choices=PLANS, default="quick", help="full: all of docs/performance.md")
+    add("--resume", action="store_true", help="keep the acts that the output holds, and play the others")
+    add("--only", default="", metavar="TEXT", help="play only the acts whose name holds this")
+    add("--minutes", type=float, metavar="N", help="begin nothing that would end later; 75 for the full plan")
+    add("--output", type=Path, help="where the numbers go, act by act")
+    add("--scratch", type=Path, help="folder for trees and mirrors, with 50 GB for the full plan")
+    values = parser.parse_args(arguments)
+    values.command = _command(values)
+    if values.minutes is None:
+        values.minutes = MINUTES[values.plan]
+    if values.output is None:
+        stamp = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H-%M-%SZ")
+        values.output = OF_THE_DOCS if values.plan == "full" else RESULTS / f"{stamp}.json"
+    return Options(**vars(values))
 
 
-def time_syncs(options: Options, tree: Tree, ours: Sequence[Runicorn]) -> Iterator[Sample]:
-    """Play the scenes of every contender behind the slow line, as often as they are repeated."""
-    generate_it = generate_command(options.program, tree.root)
-    with Sshd() as server, DelayProxy(server.port, rtt=options.rtt, rate=options.rate) as proxy:
-        source = Source(tree.root, server.access, proxy.port)
-        stage = Stage(source, tree.runs, proxy, tree.root.with_name("mirrors"), generate_it)
-        for repetition in range(options.repetitions):
-            contenders: list[Contender] = [Handshake(), Rsync(), *ours]
-            if repetition < options.rclone_repetitions:
-                contenders.append(Rclone())
-            yield from play(stage, contenders, repetition)
+def _command(values: argparse.Namespace) -> str:
+    """What does the same, without the places where numbers and trees go."""
+    given = {
+        "--plan=trial": values.plan == "trial",
+        "--resume": values.resume,
+        f"--only={values.only}": values.only,
+        f"--minutes={values.minutes or 0:g}": values.minutes is not None,
+    }
+    options = " ".join(option for option, is_given in given.items() if is_given)
+    return " ".join([COMMANDS[values.plan], *([f"BENCH={shlex.quote(options)}"] if options else [])])
 
 
-def measure(options: Options, scratch: Path, tree: Tree) -> Found:
-    """Everything, one after the other. Nothing is removed meanwhile: removing slows down what comes next."""
-    ours = [Runicorn(method, options.program) for method in options.methods]
-    samples = _told(time_syncs(options, tree, ours))
-    large = _plant(scratch, "large", LARGE_RUNS, LARGE_FILES, options.mix)
-    times = options.generate_repetitions
-    generations = [
-        generate(large.root, options.program, runs=LARGE_RUNS, files=LARGE_FILES, repetitions=times)
-    ]
-    samples += _told(time_large(large, ours[0], options.large_rates, options.repetitions, options.rtt))
-    sizes = (options.many_runs, FEW_RUNS)
-    many = [_plant(scratch, f"many-{size}", size, MANY_FILES) for size in sizes]
-    samples += _told(time_many(many, ours[0], options.many_repetitions, options.rtt))
-    _progress("counting requests")
-    counted = list(count(tree, ours, options.repetitions, options.rtt))
-    if not options.quick:
-        mirror = many_mirror(many[0], ours[0])
-        counted += count(many[0], ours[:1], options.repetitions, options.rtt, mirror=mirror)
-    if options.large:
-        huge = _plant(scratch, "huge", 100_000, 6)
-        generations.append(generate(huge.root, options.program, runs=100_000, files=6, repetitions=2))
-    return Found(samples, counted, generations, time_live(options, scratch))
+def prepare(options: Options, program: str) -> Results:
+    """Results to go on with; ends the process if those that are there are of something else."""
+    fresh = Results(options.plan, machine(), versions(program))
+    again: list[str] = []
+    if options.resume and options.output.exists():
+        before = load(options.output)
+        why = before.fits(fresh)
+        if why:
+            sys.exit(f"{options.output.name} cannot be gone on with. {why}; without --resume it begins anew")
+        fresh = before
+        again = fresh.forget_failed()
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    session = {"begun": now, "command": options.command, "load": round(load_average(), 2)}
+    fresh.sessions.append({**session, "failed_before": again} if again else session)
+    return fresh
 
 
-def time_live(options: Options, scratch: Path) -> Live:
-    """Both sides watching."""
-    tree = _plant(scratch, "live", LIVE_RUNS, LIVE_FILES)
-    _progress("live: both sides watch")
-    return watch_live(tree, options.program, options.rtt, *options.live_seconds)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Play everything; 0 if each contender did its work, 1 if one failed or something was not measured.
 
-
-def _plant(scratch: Path, name: str, runs: int, files: int, mix: Mix = "images") -> Tree:
-    _progress(f"{runs:,} runs of {files} files")
-    root = scratch / name
-    return Tree(root, make_tree(root, runs, files=files, mix=mix))
-
-
-def _told(samples: Iterable[Sample]) -> list[Sample]:
-    kept = []
-    for sample in samples:
-        kept.append(sample)
-        outcome = "FAILED" if sample.cost.trouble else f"{sample.cost.seconds:.2f} s"
-        _progress(f"{sample.repetition + 1}: {sample.scene}, {sample.contender}: {outcome}")
-    return kept
-
-
-def introduce(options: Options, root: Path, facts: Facts, found: dict[str, str]) -> None:
-    """Print what is measured, where and how often."""
-    sizes = [path.stat().st_size for path in root.rglob("*") if path.is_file()]
-    rate = f"{options.rate / 1e6:g} MB/s each way" if options.rate else "no rate limit"
-    tree = f"{options.runs:,} runs, mostly {options.mix}, {len(sizes):,} files, {sum(sizes) / 1e6:.1f} MB"
-    print(f"{tree}; round trip {options.rtt_ms:g} ms, {rate}")
-    memory = float(facts["memory_bytes"]) / 2**30
-    load = f"load {facts['load_average']:.2f}"
-    print(f"{facts['processor']}, {facts['cores']} cores, {memory:.0f} GiB, {load}")
-    print("; ".join([f"Python {facts['python']}", *found.values()]))
-    print(f"{options.repetitions} repetitions, {options.rclone_repetitions} of rclone, contenders in turns")
-    others = (
-        f"{LARGE_RUNS:,} runs of {LARGE_FILES} files, {options.many_runs:,} and {FEW_RUNS} of {MANY_FILES}"
-    )
-    print(f"other trees: {others}")
-
-
-def main() -> int:
-    """Run everything; 0 if each contender did its work, 1 if one failed.
-
-    A mark that is not held is no failure.
+    A budget that is not held is no failure, and neither is a repetition for which there was no time.
     """
-    options = parse()
-    begin = time.monotonic()
-    facts, found = machine(), versions(options.program)
+    options = parse(arguments)
+    program = installed_program()
+    results = prepare(options, program)
+    options.output.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="benchmarks-", dir=options.scratch) as folder:
-        tree = _plant(Path(folder), "root", options.runs, LARGE_FILES, options.mix)
-        introduce(options, tree.root, facts, found)
-        seen = measure(options, Path(folder), tree)
-        marks = bars(seen.samples, seen.counted, seen.generations, seen.live, options.runs)
-        tables = [
-            *report.sync_table(seen.samples),
-            *report.request_table(seen.counted),
-            *report.generation_table(seen.generations),
-            *report.live_table(seen.live),
-            *report.bar_table(marks),
-        ]
-        print("\n".join(tables))
-        content = {
-            "options": {**dataclasses.asdict(options), "scratch": str(options.scratch)},
-            "machine": facts,
-            "versions": found,
-            "samples": seen.samples,
-            "requests": seen.counted,
-            "generations": seen.generations,
-            "live": seen.live,
-            "marks": [{**dataclasses.asdict(mark), "verdict": mark.verdict} for mark in marks],
-        }
-        print(f"\nraw numbers: {report.save(content)}; took {time.monotonic() - begin:.0f} s", flush=True)
-        _progress("removing trees and mirrors")
-    return 1 if failures(seen) else 0
+        missing = play_all(options, Lab(Path(folder), program), results)
+        if options.output == OF_THE_DOCS:
+            render(results)
+        else:
+            print(for_terminal(results))
+        print(f"raw numbers: {options.output}", flush=True)
+        _tell("removing trees and mirrors; nothing is measured any more")
+    troubles = [trouble for found in results.found.values() for trouble in found.troubles]
+    for trouble in troubles:
+        print(f"FAILED {trouble}", file=sys.stderr)
+    unknown = [act.name for act in missing if not results.expected_seconds(act)]
+    for name in unknown:
+        print(f"not measured: {name}", file=sys.stderr)
+    if missing or troubles:
+        again = f"{len(missing) - len(unknown)} repetitions more"
+        print(f"BENCH=--resume plays what has failed or is not measured, and {again}", file=sys.stderr)
+    return 1 if troubles or unknown else 0
 
 
-def failures(seen: Found) -> int:
-    """How many of the measured commands failed or left a wrong mirror."""
-    costs = [sample.cost for sample in seen.samples]
-    costs += [cost for each in seen.generations for cost in (each.first, *each.unchanged)]
-    troubles = [seen.live.trouble, *(each.trouble for each in seen.counted)]
-    return sum(bool(cost.trouble) for cost in costs) + sum(bool(trouble) for trouble in troubles)
+def play_all(options: Options, lab: Lab, results: Results) -> list[Act]:
+    """Play the acts that the results do not hold, and keep each at once; returns those that are missing.
+
+    One that would end too late, by what others of its kind, tree and line took, is not begun.
+    """
+    begin = time.monotonic()
+    acts = [act for act in PLANS[options.plan]() if options.only in act.name]
+    for number, act in enumerate(acts, 1):
+        passed = time.monotonic() - begin
+        is_too_late = passed + results.expected_seconds(act) > 60 * options.minutes
+        if act.name in results.found or is_too_late:
+            continue
+        _tell(f"[{number}/{len(acts)}, {passed:.0f} s] {act.name}")
+        try:
+            found = play(lab, act, results, _tell)
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            _tell(f"FAILED {act.name}: {type(error).__name__} {error}")
+            continue
+        results.add(act, found)
+        save(results, options.output)
+    return [act for act in acts if act.name not in results.found]
 
 
-def _progress(text: str) -> None:
+def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
+    # What ends this process ends the servers and lines that it has started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

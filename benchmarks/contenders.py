@@ -5,9 +5,7 @@ from __future__ import annotations
 import compileall
 import json
 import os
-import re
 import shlex
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,8 @@ from typing import Protocol
 import runicorn
 from testbed.keys import HOST, Access
 
-RSYNC, RCLONE = "rsync -az", "rclone copy, 16 + 16"
-HANDSHAKE = "ssh alone"
+FLOOR = "floor"
+RSYNC, RCLONE, LFTP = "rsync -az", "rclone, 16 transfers", "lftp, 8 parallel"
 OURS = "runicorn by {}"
 JOURNAL, MANIFEST, WALK = "journal", "manifest", "walk"
 METHODS = (JOURNAL, MANIFEST, WALK)
@@ -150,14 +148,34 @@ class Library:
 
 
 @dataclass(frozen=True)
-class Handshake:
-    """No sync at all: logging in and out, which every other contender does as well."""
+class Lftp:
+    """lftp over SFTP through the same ssh, 8 files at once."""
 
-    name: str = HANDSHAKE
+    name: str = LFTP
+
+    def command(self, source: Source, mirror: Path) -> list[str]:
+        """The command that brings `mirror` up to date once."""
+        ssh = shlex.join([*source.access.ssh_command(source.port), "-a", "-x"])
+        script = (
+            f"set sftp:connect-program {json.dumps(ssh)}; set cmd:fail-exit true; set net:max-retries 2; "
+            # The password is never asked for: the key logs in.
+            f"open -u {source.access.user},none -p {source.port} sftp://{HOST}; "
+            f"mirror --parallel=8 --exclude ^\\.runicorn/ {source.root} {mirror}"
+        )
+        return ["lftp", "--norc", "-c", script]
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Logging in, and the bytes of the file `payload` on the server: nobody can do with less."""
+
+    payload: Path
+    name: str = FLOOR
 
     def command(self, source: Source, mirror: Path) -> list[str]:  # noqa: ARG002
-        """The command that logs in, does nothing and logs out."""
-        return [*source.access.ssh_command(source.port), HOST, "true"]
+        """The command that logs in, throws the bytes away and logs out."""
+        ssh = shlex.join([*source.access.ssh_command(source.port), HOST, f"cat {self.payload}"])
+        return ["sh", "-c", f"exec {ssh} >/dev/null"]
 
 
 def own_name(method: str) -> str:
@@ -165,14 +183,9 @@ def own_name(method: str) -> str:
     return OURS.format(method)
 
 
-def known_methods(program: str) -> list[str]:
-    """The methods that a `runicorn` command names in the help of its sync; empty if it cannot be run."""
-    try:
-        done = subprocess.run([program, "sync", "--help"], check=False, capture_output=True, text=True)
-    except OSError:
-        return []
-    found = re.search(r"--method\s+\[([a-z|]+)\]", done.stdout)
-    return found[1].split("|") if found else []
+def own_contender(name: str, program: str) -> Runicorn:
+    """The method of ours that the tables call so."""
+    return next(each for each in (Runicorn(method, program) for method in METHODS) if each.name == name)
 
 
 def installed_program() -> str:

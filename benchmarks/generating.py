@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 
-from benchmarks.process import Cost, run
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One tree: the cost of its first manifest, and of each later one with nothing changed."""
-
-    runs: int
-    files: int
-    first: Cost
-    unchanged: list[Cost]
+from benchmarks.lab import Lab
+from benchmarks.plan import Generations
+from benchmarks.process import run
+from benchmarks.results import Generated
 
 
-def generate(root: Path, program: str, *, runs: int, files: int, repetitions: int) -> Generation:
-    """Measure the first manifest of the tree at `root`, of `runs` runs of `files` files, and later ones."""
-    command = generate_command(program, root)
+def generate(lab: Lab, act: Generations) -> Iterator[Generated]:
+    """Measure the first manifest of the tree, and later ones with nothing changed."""
+    command = lab.generate_command(lab.plant(act.tree).root)
     os.sync()
-    first = run(command)
-    return Generation(runs, files, first, [run(command) for _ in range(repetitions)])
-
-
-def generate_command(program: str, root: Path) -> list[str]:
-    """The command that publishes what `root` holds."""
-    return [program, "generate-manifest", "--root", str(root)]
+    for number in range(1 + act.unchanged):
+        cost = run(command)
+        yield Generated(number == 0, cost.seconds, cost.cpu_seconds, cost.peak_bytes, cost.trouble)

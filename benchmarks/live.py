@@ -19,64 +19,22 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import Source
-from benchmarks.generating import generate_command
-from benchmarks.large import Tree
-from benchmarks.scenes import difference
+from benchmarks.lab import Lab, Planted, difference
+from benchmarks.plan import Watches
+from benchmarks.results import Watched
 from testbed.processes import descendants
 from testbed.proxy import DelayProxy
 from testbed.sshd import Sshd
 
-LIVE_RUNS, LIVE_FILES = 1_000, 9
 WRITING_RUNS, LINES_PER_SECOND = 20, 5.0
 LOG = "events.jsonl"
 BEGIN_SECONDS, ARRIVE_SECONDS, SETTLE_SECONDS = 120.0, 30.0, 5.0
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
-
-
-@dataclass(frozen=True)
-class Lines:
-    """What became of the lines; delays in seconds, processor times in seconds, of the client with its ssh.
-
-    `torn` counts looks at the mirror that met half a line or wrong bytes, `lost` and `doubled` count lines.
-    """
-
-    lines: int
-    seconds: float
-    p50: float
-    p95: float
-    longest: float
-    torn: int
-    lost: int
-    doubled: int
-    longest_gap: float
-    generator_cpu: float
-    client_cpu: float
-
-
-@dataclass(frozen=True)
-class Idle:
-    """What the two watching processes did while nothing happened: shares of one core, of the client with its
-    ssh."""
-
-    seconds: float
-    generator_share: float
-    client_share: float
-    ssh_share: float
-
-
-@dataclass(frozen=True)
-class Live:
-    """Both scenes at a tree of `runs` runs; `trouble` is empty if all went well."""
-
-    runs: int
-    lines: Lines | None
-    idle: Idle | None
-    trouble: str
 
 
 class Watching:
@@ -134,6 +92,11 @@ class Watching:
         children = sum(_processor_seconds(pid) for pid in descendants(self._process.pid))
         return _processor_seconds(self._process.pid), children
 
+    def peak_bytes(self) -> int:
+        """The largest resident memory so far of the process itself."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8")
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
@@ -155,7 +118,7 @@ class Pair:
 
     generator: Watching
     client: Watching
-    tree: Tree
+    planted: Planted
     mirror: Path
 
     def spent(self) -> tuple[float, float, float]:
@@ -165,52 +128,56 @@ class Pair:
 
     def logs(self) -> list[tuple[str, str]]:
         """The logs that grow, each with its mirror."""
-        sources = [run / LOG for run in self.tree.runs[-WRITING_RUNS:]]
-        return [(str(each), str(self.mirror / each.relative_to(self.tree.root))) for each in sources]
+        sources = [run / LOG for run in self.planted.runs[-WRITING_RUNS:]]
+        return [(str(each), str(self.mirror / each.relative_to(self.planted.root))) for each in sources]
 
 
-def watch_live(tree: Tree, program: str, rtt: float, writing: float, idle: float) -> Live:
-    """Play both scenes, `writing` and `idle` seconds of them; `rtt` in seconds."""
-    lines = None
+def watch_live(lab: Lab, act: Watches) -> Watched:
+    """Play both scenes; without the second where it is to last no time."""
+    watched = Watched()
     try:
-        with _watched(tree, program, rtt) as pair:
-            lines = _write_lines(pair, round(writing * WRITING_RUNS * LINES_PER_SECOND))
+        with _watched(lab, act) as pair:
+            watched = _write_lines(pair, round(act.writing * WRITING_RUNS * LINES_PER_SECOND))
             _expect_equal(pair)
-            time.sleep(SETTLE_SECONDS)
-            found = _leave_alone(pair, idle)
-            _expect_equal(pair)
+            if act.idle:
+                time.sleep(SETTLE_SECONDS)
+                watched = _leave_alone(pair, act.idle, watched)
+                _expect_equal(pair)
+            peaks = [each.peak_bytes() for each in (pair.generator, pair.client)]
+            watched = replace(watched, generator_peak=peaks[0], client_peak=peaks[1])
             for each in (pair.client, pair.generator):
                 each.end()
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        return Live(len(tree.runs), lines, None, str(error))
-    return Live(len(tree.runs), lines, found, "")
+        return replace(watched, trouble=str(error) or type(error).__name__)
+    return watched
 
 
 @contextmanager
-def _watched(tree: Tree, program: str, rtt: float) -> Iterator[Pair]:
-    mirror = tree.root.with_name(f"{tree.root.name}-mirror")
+def _watched(lab: Lab, act: Watches) -> Iterator[Pair]:
+    planted = lab.plant(act.tree)
+    mirror = lab.folder("watched")
     with ExitStack() as stack:
         server = stack.enter_context(Sshd())
-        proxy = stack.enter_context(DelayProxy(server.port, rtt=rtt))
-        source = Source(tree.root, server.access, proxy.port)
+        proxy = stack.enter_context(DelayProxy(server.port, rtt=act.line.rtt, rate=act.line.rate))
+        source = Source(planted.root, server.access, proxy.port)
         ssh = shlex.join(source.access.ssh_command(source.port))
-        sync = [program, "sync", source.address, str(mirror), "--ssh", ssh, "--watch"]
-        generator = stack.enter_context(Watching([*generate_command(program, tree.root), "--watch"]))
+        sync = [lab.program, "sync", source.address, str(mirror), "--ssh", ssh, "--watch"]
+        generator = stack.enter_context(Watching([*lab.generate_command(planted.root), "--watch"]))
         generator.begun()
         client = stack.enter_context(Watching(sync))
         client.begun()
-        pair = Pair(generator, client, tree, mirror)
+        pair = Pair(generator, client, planted, mirror)
         _expect_equal(pair)
         yield pair
 
 
 def _expect_equal(pair: Pair) -> None:
-    wrong = difference(pair.tree.root, pair.mirror)
+    wrong = difference(pair.planted.root, pair.mirror)
     if wrong:
         raise RuntimeError(f"{wrong}; {pair.generator.words()} {pair.client.words()}".strip())
 
 
-def _write_lines(pair: Pair, lines: int) -> Lines:
+def _write_lines(pair: Pair, lines: int) -> Watched:
     logs = pair.logs()
     before = {source: Counter(_lines_of(source)) for source, _ in logs}
     settings = {"logs": [source for source, _ in logs], "per_second": LINES_PER_SECOND, "lines": lines}
@@ -230,7 +197,7 @@ def _write_lines(pair: Pair, lines: int) -> Lines:
     lost, doubled = _balance(logs, before)
     # A line that nobody met took longer than any other.
     delays = sorted(seen["delays"]) + [float("inf")] * lost
-    return Lines(
+    return Watched(
         lines=lines,
         seconds=seconds,
         p50=statistics.median(delays),
@@ -284,9 +251,11 @@ def _balance(logs: Sequence[tuple[str, str]], before: dict[str, Counter[bytes]])
     return lost, doubled
 
 
-def _leave_alone(pair: Pair, seconds: float) -> Idle:
+def _leave_alone(pair: Pair, seconds: float, watched: Watched) -> Watched:
     spent, begin = pair.spent(), time.monotonic()
     time.sleep(seconds)
     now, took = pair.spent(), time.monotonic() - begin
     generator, client, ssh = ((after - before) / took for after, before in zip(now, spent, strict=True))
-    return Idle(took, generator, client + ssh, ssh)
+    return replace(
+        watched, idle_seconds=took, idle_generator=generator, idle_client=client + ssh, idle_ssh=ssh
+    )

@@ -6,78 +6,61 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from benchmarks.contenders import PARAMIKO, SSH, Contender, Library, Runicorn, Source
-from benchmarks.generating import generate_command
-from benchmarks.large import Tree
+from benchmarks.contenders import JOURNAL, PARAMIKO, SSH, Contender, Library, Source, own_name
+from benchmarks.lab import Lab, Planted, difference
+from benchmarks.plan import Requests
 from benchmarks.process import run
-from benchmarks.scenes import CHANGED, FIRST, SCENES, UNCHANGED, Appended, change_runs, difference, publish
+from benchmarks.results import Allowed, Counted
+from benchmarks.scenes import (
+    CHANGED,
+    FIRST,
+    SCENES,
+    UNCHANGED,
+    Appended,
+    Tell,
+    change_runs,
+    contender_by_name,
+)
 from testbed.counting import read_counts, reset_counts, subsystem_command
 from testbed.proxy import DelayProxy
 from testbed.sshd import Sshd
 
 APPEND_FACTOR, APPEND_ALLOWANCE = 1.2, 64 * 1024
 ZLIB_FACTOR, ZLIB_ALLOWANCE = 1.1, 8 * 1024
-POLL = "poll"
+POLL = "nothing changed, session open"
 # Syncs over one connection; what the further ones cost is the difference.
 POLLED = (1, 2, 3, 8)
-
-
-@dataclass(frozen=True)
-class Allowed:
-    """What a sync of appended logs may receive: `plain` by their size, `compressed` by their zlib size."""
-
-    plain: int
-    compressed: int
-
-
-@dataclass(frozen=True)
-class Counted:
-    """What the server saw of one sync; bytes are those of the SFTP streams, before encryption.
-
-    `runs` is the number of runs of the tree. Of a poll, `requests` is the most that one sync beside the first
-    of its connection took, the other numbers are those of the second sync, and `seconds` is the median time.
-    """
-
-    contender: str
-    scene: str
-    runs: int
-    requests: int
-    by_type: dict[str, int]
-    changing: int
-    sessions: int
-    bytes_up: int
-    bytes_down: int
-    allowed: Allowed | None
-    seconds: float | None
-    trouble: str
 
 
 @dataclass(frozen=True)
 class Desk:
     """Where one tree is synced and its requests are counted: `counts` and `mirrors` are folders."""
 
-    tree: Tree
+    planted: Planted
     source: Source
     counts: Path
     mirrors: Path
 
-    def count(
-        self, contender: Contender, scene: str, mirror: Path, allowed: Allowed | None = None
-    ) -> Counted:
+    def count(self, contender: Contender, scene: str, allowed: Allowed | None = None) -> Counted:
         """Sync once, count, and compare the mirror with the source."""
+        mirror = self.mirror(contender.name)
         found = self._raw(contender, scene, mirror)
-        trouble = found.trouble or difference(self.tree.root, mirror)
+        trouble = found.trouble or difference(self.planted.root, mirror)
         return replace(found, allowed=allowed, trouble=trouble)
 
-    def poll(self, method: str, through: str, mirror: Path) -> Counted:
-        """What one more sync over an open connection costs when nothing has changed."""
-        times = self.mirrors / "times.json"
-        found = [self._raw(Library(method, through, number, times), POLL, mirror) for number in POLLED]
+    def mirror(self, name: str) -> Path:
+        """The mirror of a contender."""
+        return self.mirrors / name.replace(" ", "_").replace(",", "")
+
+    def poll(self, through: str) -> Counted:
+        """What one more sync by journal over an open connection costs when nothing has changed."""
+        times, mirror = self.mirrors / "times.json", self.mirror(own_name(JOURNAL))
+        found = [self._raw(Library(JOURNAL, through, number, times), POLL, mirror) for number in POLLED]
         further = [more - fewer for fewer, more in pairwise(POLLED)]
         requests = [more.requests - fewer.requests for fewer, more in pairwise(found)]
         first, second = found[0], found[1]
@@ -101,51 +84,46 @@ class Desk:
         return Counted(
             contender.name,
             scene,
-            len(self.tree.runs),
             counts.total,
             dict(counts.requests),
             counts.changing,
             counts.sessions,
             counts.bytes_up,
             counts.bytes_down,
-            None,
-            None,
-            trouble or ("" if counts.sessions else "reached no SFTP server"),
+            trouble=trouble or ("" if counts.sessions else "reached no SFTP server"),
         )
 
 
-def count(
-    tree: Tree, ours: Sequence[Runicorn], repetition: int, rtt: float, *, mirror: Path | None = None
-) -> Iterator[Counted]:
-    """Sync every scene once by each of `ours`, into new mirrors, and count; `rtt` in seconds.
+def count(lab: Lab, act: Requests, tell: Tell) -> Iterator[Counted]:
+    """Sync every scene once by each contender, into new mirrors, and count.
 
-    The first of `ours` also syncs first through a paramiko client, and polls. With a `mirror` that is up to
-    date the first syncs are left out, and it is used. `repetition` chooses what changes.
+    Where polls are asked for, the journal also syncs first through a paramiko client, and polls.
     """
-    counts = tree.root.with_name(f"{tree.root.name}-counts")
-    counts.mkdir()
+    planted = lab.plant(act.tree)
+    counts = lab.folder("counts")
     with (
         Sshd(subsystem=subsystem_command(counts)) as server,
-        DelayProxy(server.port, rtt=rtt) as proxy,
+        DelayProxy(server.port, rtt=act.line.rtt, rate=act.line.rate) as proxy,
     ):
-        mirrors = tree.root.with_name(f"{tree.root.name}-counted")
-        mirrors.mkdir()
-        desk = Desk(tree, Source(tree.root, server.access, proxy.port), counts, mirrors)
-        for scene in SCENES if mirror is None else (UNCHANGED, CHANGED):
-            appended = change_runs(tree.runs, repetition) if scene == CHANGED else None
-            publish(generate_command(ours[0].program, tree.root))
-            allowed = None if appended is None else _allowed(tree.root, appended)
-            for contender in ours:
-                yield desk.count(contender, scene, mirror or mirrors / contender.method, allowed)
-            yield from _by_programs(desk, ours[0].method, scene, mirror)
+        source = Source(planted.root, server.access, proxy.port)
+        desk = Desk(planted, source, counts, lab.folder("counted"))
+        for scene in SCENES:
+            appended = change_runs(planted.runs, 0) if scene == CHANGED else None
+            lab.publish(planted)
+            allowed = None if appended is None else _allowed(planted.root, appended)
+            for name in act.contenders:
+                tell(f"counting: {scene}, {name}")
+                yield desk.count(contender_by_name(name, lab.program, Path()), scene, allowed)
+            if act.has_polls:
+                yield from _by_programs(desk, scene)
 
 
-def _by_programs(desk: Desk, method: str, scene: str, mirror: Path | None) -> Iterator[Counted]:
+def _by_programs(desk: Desk, scene: str) -> Iterator[Counted]:
     if scene == FIRST:
-        yield desk.count(Library(method, PARAMIKO), FIRST, desk.mirrors / PARAMIKO)
+        yield desk.count(Library(JOURNAL, PARAMIKO), FIRST)
     if scene == UNCHANGED:
         for through in (SSH, PARAMIKO):
-            yield desk.poll(method, through, mirror or desk.mirrors / method)
+            yield desk.poll(through)
 
 
 def _allowed(root: Path, appended: Appended) -> Allowed | None:

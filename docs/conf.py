@@ -114,6 +114,18 @@ def _tell_length(app: Sphinx, doctree: nodes.document) -> None:
         literal["classes"].append("long" if len(literal.astext()) > 24 else "short")
 
 
+def _pictures(text: str) -> str:
+    """Pictures for light and dark pages, by the means of the theme, which follow its switch."""
+    found = r'<picture>\n  <source [^>]*srcset="([^"]+)">\n  <img src="([^"]+)" alt="([^"]+)">\n</picture>'
+    image = "```{{image}} {}\n:class: only-{}\n:alt: {}\n```"
+
+    def both(picture: re.Match[str]) -> str:
+        dark, light, words = picture.groups()
+        return image.format(light, "light", words) + "\n\n" + image.format(dark, "dark", words)
+
+    return re.sub(found, both, text)
+
+
 def _complete(app: Sphinx, name: str, source: list[str]) -> None:
     del app
     if name == "index":
@@ -122,6 +134,8 @@ def _complete(app: Sphinx, name: str, source: list[str]) -> None:
         source[0] = _docstrings(source[0])
     elif name == "examples":
         source[0] = _programs(source[0])
+    elif name == "performance":
+        source[0] = _pictures(source[0])
 
 
 def setup(app: Sphinx) -> None:

@@ -42,6 +42,7 @@ debian_packages() {
     has rsync || missing+=(rsync)
     has rclone || missing+=(rclone)
     has strace || missing+=(strace)
+    has lftp || missing+=(lftp)
     has systemd-analyze || missing+=(systemd)
   fi
   [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"

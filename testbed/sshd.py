@@ -167,12 +167,16 @@ class Sshd:
         config.write_text("\n".join(self._config_lines()) + "\n", encoding="utf-8")
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                [find_sshd(), "-D", "-e", "-f", config],
+                self._command([find_sshd(), "-D", "-e", "-f", str(config)]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+
+    def _command(self, sshd: list[str]) -> list[str]:
+        """What is started, for a class that derives from this one to put something around it."""
+        return sshd
 
     def _listens(self) -> bool:
         """Whether the server came up. Its own log tells: a connection could reach another process's port."""

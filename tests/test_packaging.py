@@ -92,7 +92,7 @@ def test_metadata_say_what_the_project_is(wheel: Path) -> None:
     if sys.version_info < (3, 14):
         needed.add("backports-zstd")
     assert {canonicalize_name(each.name) for each in _run_time_requirements(wheel)} == needed
-    extras = {"dev", "docs", "fuzz", "mutants", "paramiko", "watch"}
+    extras = {"dev", "docs", "figures", "fuzz", "mutants", "paramiko", "profile", "watch"}
     assert set(said.get_all("Provides-Extra", [])) == extras
 
 
