@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -189,6 +189,24 @@ def test_delete_by_a_walk_in_which_a_folder_is_missing_for_a_moment_removes_noth
     report = site.sync(move, method="walk", delete=True)
     assert (report.removed_count, report.gone_count) == (0, 6)
     assert run_files(site.mirror) == before
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("away"), os.mkfifo], ids=["link", "fifo"])
+def test_run_of_which_no_marker_is_a_regular_file_is_a_run_still(
+    site: Site, make: Callable[[Path], None]
+) -> None:
+    """As it is for the generator: else the other files of the run would be taken for gone."""
+    for folder in RUNS:
+        make_run(site.root, folder)
+    site.sync(method="walk")
+    before = run_files(site.mirror)
+    (site.root / RUN / "meta.json").unlink()
+    (site.root / RUN / "status.json").unlink(missing_ok=True)
+    make(site.root / RUN / "meta.json")
+    report = site.sync(method="walk", delete=True)
+    there = {path for path in before if (site.root / path).exists()}
+    assert report.removed_count <= 1
+    assert there | {f"{RUN}/meta.json"} <= set(run_files(site.mirror)) <= set(before)
 
 
 def test_append_by_walk_when_the_run_ends_meanwhile_leaves_no_torn_record(site: Site) -> None:

@@ -225,8 +225,7 @@ class Walker:
     # -- files -----------------------------------------------------------------------------
 
     def _take_run(self, folder: str, entries: list[DirectoryEntry]) -> bool:
-        regular = {entry.name for entry in entries if stat.S_ISREG(entry.attributes.mode or 0)}
-        if not regular & rules.RUN_MARKERS:
+        if not any(_is_marker(entry) for entry in entries):
             return False
         found = _Found(folder)
         for entry in entries:
@@ -300,6 +299,12 @@ class Walker:
             problem_count=len(self._problems),
             total_experiments=len(runs),
         )
+
+
+def _is_marker(entry: DirectoryEntry) -> bool:
+    """Whether it makes its folder a run. A marker in trouble, such as a link, is a marker still, as it is for
+    the generator: else the other files of the run would seem gone."""
+    return entry.name in rules.RUN_MARKERS and not stat.S_ISDIR(entry.attributes.mode or 0)
 
 
 def _joined(folder: str, name: str) -> str:
