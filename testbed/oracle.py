@@ -310,8 +310,9 @@ class Oracle:
             elif fault:
                 yield fault
                 continue
-            has_others = anew and len(self.history.generations(path)) > 1
-            if path in before.logs and not has_others and not forgot:
+            # One that went from the root goes, and comes back whole, in a journal that is read anew.
+            has_others = len(self.history.generations(path)) > 1 or self.history.was_removed(path)
+            if path in before.logs and not (anew and has_others) and not forgot:
                 yield from self._growth(path, before.logs[path], mirror, content)
 
     def _is_torn_by_a_kill(self, path: str, content: bytes, records: Records) -> bool:
