@@ -73,6 +73,7 @@ def go_on(commands: Commands, root: Path, mirror: Path, *options: str) -> int:
 OLDER = (
     "PRAGMA user_version = 1",
     "DROP INDEX gone_files",
+    "DROP INDEX unpublished_files",
     "ALTER TABLE files DROP COLUMN gone",
     "DROP TABLE wanted",
 )

@@ -43,6 +43,8 @@ def test_reading_rules_does_not_load_the_scanner() -> None:
 def test_exported_names() -> None:
     assert runicorn.manifest.__all__ == [
         "FileEntry",
+        "Header",
+        "Identity",
         "Manifest",
         "ManifestGenerator",
         "ManifestType",
