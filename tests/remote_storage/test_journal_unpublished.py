@@ -226,3 +226,34 @@ def test_walk_without_a_lineage_lists_what_it_brings(site: Site) -> None:
     site.publish()
     by_journal(site.sync(method="journal"))
     site.assert_equal()
+
+
+@pytest.mark.parametrize("name", ["summary.json", "logs.txt"])
+@pytest.mark.parametrize("how", ["grown", "other"])
+def test_file_that_was_changed_here_outlives_a_journal_that_is_read_anew_and_removes_it(
+    site: Site, name: str, how: str
+) -> None:
+    path, old = f"{RUN}/{name}", site.root / RUN / name
+    site.publish()
+    site.sync()
+    content = old.read_bytes()
+    mine = content + b"mine\n" if how == "grown" else b"?" * (len(content) - 1) + b"\n"
+    put(site.mirror / path, mine, OLD)
+    old.unlink()
+    site.publish()
+    report = site.sync(method="journal", delete=True, force_delete=True)
+    assert (report.method, report.removed_count, report.gone_count) == ("journal", 0, 1)
+    assert (site.mirror / path).read_bytes() == mine
+
+
+@pytest.mark.parametrize("name", ["summary.json", "logs.txt"])
+def test_file_that_was_changed_here_and_is_listed_is_brought_by_a_journal_that_is_read_anew(
+    site: Site, name: str
+) -> None:
+    site.publish()
+    site.sync()
+    put(site.mirror / RUN / name, b"mine\n", OLD)
+    append(site.root / RUN / name, "more\n")
+    site.publish()
+    assert site.sync(method="journal").method == "journal"
+    site.assert_equal()

@@ -236,8 +236,9 @@ class Replay:
         if (action is None or isinstance(action, Note)) and known is not None:
             self._note(run, entry, known, is_new=action is not None)
             return
+        carried = change.carried if not self._is_changed_here(entry, known) else None
         try:
-            applied = change.carried is not None and self._apply(run, entry, change.carried, known)
+            applied = carried is not None and self._apply(run, entry, carried, known)
         except OSError as error:
             failure = mirror_error(error, entry.path)
             if isinstance(failure, DiskFullError):
@@ -250,6 +251,22 @@ class Replay:
         if not applied:
             self._wanted_before = True
             self._installer.want(run, entry)
+
+    def _is_changed_here(self, entry: FileEntry, known: Known | None) -> bool:
+        """Whether a file of the mirror, while a journal is read from its beginning, is not as it was synced.
+
+        It must not give way to a version that the journal itself has removed since: it is fetched when the
+        journal is at its end, if it is listed there (law 4).
+        """
+        if not self._begins_anew:
+            return False
+        if known is not None:
+            return known.listed is None
+        try:
+            self._mirror.signature(entry.path)
+        except OSError:
+            return False
+        return True
 
     def _note(self, run: Run, entry: FileEntry, known: Known, *, is_new: bool) -> None:
         if self._installer.ready(entry.path) is not None:
