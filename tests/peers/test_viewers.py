@@ -75,6 +75,16 @@ def get(address: str, path: str) -> Any:
         pytest.fail(f"{path}: {error} {error.read()!r}")
 
 
+def listed_runs(address: str, names: set[str]) -> dict[str, Any]:
+    """What the viewer lists, once it lists these; it answers while it still reads its folder."""
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        listed = {run["id"]: run for run in get(address, "runs")}
+        if set(listed) == names or time.monotonic() > deadline:
+            return listed
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("version", list(VIEWERS))
 def test_mirror_opens_in_the_viewer_with_every_run(tmp_path: Path, version: str) -> None:
     root, mirror = tmp_path / "root", tmp_path / "mirror"
@@ -83,7 +93,7 @@ def test_mirror_opens_in_the_viewer_with_every_run(tmp_path: Path, version: str)
     sync(root, mirror).expect(0)
     before = run_files(mirror)
     with viewer(version, mirror, tmp_path / "home") as address:
-        listed = {run["id"]: run for run in get(address, "runs")}
+        listed = listed_runs(address, {run.name for run in runs})
         assert set(listed) == {run.name for run in runs}
         for run in runs:
             status = json.loads((run / "status.json").read_bytes())["status"]
@@ -100,7 +110,7 @@ def test_mirror_opens_in_the_viewer_with_every_run(tmp_path: Path, version: str)
         append_run(runs[-1], 30)
         generate(root)
         sync(root, mirror).expect(0)
-        assert {run["id"] for run in get(address, "runs")} == set(listed)
+        assert set(listed_runs(address, set(listed))) == set(listed)
     assert before.keys() <= run_files(mirror).keys()
     _scribble(mirror, runs, root)
     sync(root, mirror).expect(0)
