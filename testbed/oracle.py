@@ -220,8 +220,6 @@ class Oracle:
         deletes: bool = False,
         force: bool = False,
         undisturbed: bool = False,
-        anew: bool = False,
-        forgot: bool = False,
     ) -> list[str]:
         """What breaks a law in a mirror, one line each; empty when all four hold.
 
@@ -230,10 +228,6 @@ class Oracle:
             deletes: whether the syncs since the last look had leave to delete,
             force: and the second leave, to delete more than half.
             undisturbed: whether the last sync came to its end: then nothing is half done.
-            anew: whether a sync insisted on reading the journal from its beginning: it goes through all
-                generations of a log once more, and ends with the same one on another inode.
-            forgot: whether it did so without any record of the mirror: then no state that it goes through can
-                be told from one that came later.
         """
         before = self._look_at(mirror)
         if not mirror.exists():
@@ -244,7 +238,7 @@ class Oracle:
             if path.rpartition("/")[2] == "status.json" and says_ended(content):
                 self._ended.add(path.rpartition("/")[0])
         found += self._law_4(before, contents, deletes=deletes, force=force)
-        found += self._laws_1_and_3(before, mirror, contents, records, (anew, forgot))
+        found += self._laws_1_and_3(before, mirror, contents, records)
         found += self._law_2(before, mirror, contents, records, undisturbed=undisturbed)
         self._remember(before, mirror, contents, records)
         return sorted(found)
@@ -298,9 +292,7 @@ class Oracle:
         mirror: Path,
         contents: Mapping[str, bytes],
         records: Records,
-        rereads: tuple[bool, bool],
     ) -> Iterator[str]:
-        anew, forgot = rereads
         for path, content in contents.items():
             if before.others.get(path) == sha256(content).hexdigest():
                 continue
@@ -310,9 +302,7 @@ class Oracle:
             elif fault:
                 yield fault
                 continue
-            # One that went from the root goes, and comes back whole, in a journal that is read anew.
-            has_others = len(self.history.generations(path)) > 1 or self.history.was_removed(path)
-            if path in before.logs and not (anew and has_others) and not forgot:
+            if path in before.logs:
                 yield from self._growth(path, before.logs[path], mirror, content)
 
     def _is_torn_by_a_kill(self, path: str, content: bytes, records: Records) -> bool:
@@ -444,7 +434,8 @@ class Oracle:
         first = bool(before.records.cursor.get("began_empty"))
         gone = [path for path in sorted(before.files) if path not in contents]
         for path in gone:
-            reason = self._why_not_to_go(path, before.records, leave=deletes or first)
+            # What lies in a mirror within its first base, and is nobody else's, the client has brought.
+            reason = self._why_not_to_go(path, before.records, leave=deletes or first, brought=first)
             if reason:
                 yield f"law 4: {path}: it is gone, but {reason}"
             else:
@@ -453,10 +444,10 @@ class Oracle:
         if 2 * len(gone) > held and not first and not force:
             yield f"law 4: {gone[0]}: it is gone with {len(gone)} of {held} files, without a second leave"
 
-    def _why_not_to_go(self, path: str, records: Records, *, leave: bool) -> str:
+    def _why_not_to_go(self, path: str, records: Records, *, leave: bool, brought: bool) -> str:
         if not leave:
             return "nobody gave leave to delete"
-        if path not in records.rows:
+        if path not in records.rows and not brought:
             return "the client had not synced it"
         if not self.history.was_removed(path):
             return "it never went from the root"

@@ -173,13 +173,7 @@ def test_mirrors_are_equal_after_a_random_history(
                 delete = ["--delete", "--force-delete"] if name != "alternating" else []
                 done = sync(source, mirror, *over(server), "--method", method, *delete, "--json").expect(0)
                 leave = bool(delete)
-                # One that a walk brought, and that insists on the journal, reads it from its beginning.
-                told = {
-                    "deletes": leave,
-                    "force": leave,
-                    "anew": name == "alternating" and method == "journal",
-                }
-                assert oracle.faults(mirror, undisturbed=True, **told) == [], name
+                assert oracle.faults(mirror, undisturbed=True, deletes=leave, force=leave) == [], name
                 if name == "auto":
                     assert done.statistics["method"] == "journal", done.statistics["fallback_reason"]
         if not last:

@@ -70,13 +70,11 @@ class Mirror:
     Attributes:
         deletes: whether its syncs have leave to delete.
         has_lost: whether it may not know any more what it has synced from this root.
-        is_forgotten: whether it knows nothing now.
     """
 
     path: Path
     deletes: bool
     has_lost: bool = False
-    is_forgotten: bool = False
     connection: tuple[LocalTransport, JournalReader] | None = None
 
     def connect(self, root: Path) -> tuple[LocalTransport, JournalReader]:
@@ -218,9 +216,7 @@ class Lives(RuleBasedStateMachine):
                 return
         # What a kill left unrecorded stays so as long as it is not listed.
         heals = not (trouble is not None or report.failed_count or mirror.has_lost)
-        anew = method == "journal"
-        self.look(mirror, anew=anew, forgot=anew and mirror.is_forgotten, force=force, undisturbed=heals)
-        mirror.is_forgotten = False
+        self.look(mirror, force=force, undisturbed=heals)
         if report.failed_count or report.vanished_count or self.denied or trouble == AWAY:
             return
         by_walk = report.method == "walk"
@@ -294,13 +290,13 @@ class Lives(RuleBasedStateMachine):
         mirror = self.mirrors[which]
         for suffix in ("", "-wal", "-shm"):
             (mirror.path / (STATE + suffix)).unlink(missing_ok=True)
-        mirror.has_lost = mirror.is_forgotten = True
+        mirror.has_lost = True
         self.oracle.somebody_did(mirror.path, STATE)
 
     # -- what is decided ---------------------------------------------------------------------------
 
-    def look(self, mirror: Mirror, *, anew: bool = False, **told: bool) -> None:
-        faults = self.oracle.faults(mirror.path, deletes=mirror.deletes, anew=anew, **told)
+    def look(self, mirror: Mirror, **told: bool) -> None:
+        faults = self.oracle.faults(mirror.path, deletes=mirror.deletes, **told)
         assert faults == [], "\n".join(faults)
 
     @invariant()

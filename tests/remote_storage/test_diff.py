@@ -33,10 +33,16 @@ BARE_STATE = an_entry(size=3)
 
 
 def made(words: str, run: Run, entry: FileEntry, known: Known | None) -> Action | None:
-    """The action that words name: ``Fetch`` with its reason, ``Append``, ``Note`` or ``nothing``."""
+    """The action that words name: ``Fetch`` with its reason, ``Append``, ``Note`` or ``nothing``.
+
+    ``Unless`` is a ``Fetch`` unless the log that is held turns out to be later.
+    """
     name, _, reason = words.partition(" ")
-    if name == "Fetch":
-        return Fetch(run, entry, reason, entry.size if reason == "longer than listed" else 0)
+    if name == "Unless":
+        assert known is not None
+    if name in {"Fetch", "Unless"}:
+        held = entry.size if reason == "longer than listed" else 0
+        return Fetch(run, entry, reason, held, later=known if name == "Unless" else None)
     if name == "nothing":
         return None
     assert known is not None
@@ -119,7 +125,7 @@ LOG_CASES = {
         a_log(B),
         holding(A, a_log(A, digest=False)),
         "running",
-        "Fetch rewritten",
+        "Unless rewritten",
     ),
     "torn end withheld, brought without a digest": (
         a_log(A + b"t"),
@@ -145,15 +151,27 @@ LOG_CASES = {
         replace(a_log(A), mtime_ns=OLD * 10**9 + 5),
         holding(A + B, a_log(A + B, digest=False), extends=True),
         "running",
-        "Fetch longer than listed",
+        "Unless longer than listed",
     ),
-    "longer on disk": (a_log(A), holding(A + B, extends=True), "running", "Fetch longer than listed"),
-    "longer on disk, other": (a_log(A), holding(B + B, extends=False), "running", "Fetch rewritten"),
+    "longer on disk": (a_log(A), holding(A + B, extends=True), "running", "Unless longer than listed"),
+    "longer on disk, other": (a_log(A), holding(B + B, extends=False), "running", "Unless rewritten"),
     "rewritten within the block, seen": (
         a_log(BIG + B),
         holding(b"\1" + BIG[1:], a_log(A)),
         "running",
-        "Fetch rewritten",
+        "Unless rewritten",
+    ),
+    "noted as later than listed, and other than is listed now": (
+        a_log(B),
+        holding(A + A, a_log(A), extends=False),
+        "running",
+        "Unless rewritten",
+    ),
+    "held was found to be as listed after its file was written": (
+        replace(a_log(A), mtime_ns=OLD * 10**9 + 5),
+        replace(holding(A + B, a_log(A + B), extends=True), listed=Listed(8, OLD, OLD * 10**9 + 9, "d")),
+        "running",
+        "Note",
     ),
     "rewritten within the block, unseen": (
         a_log(BIG + B, tail=False),
@@ -195,25 +213,6 @@ def test_decide_log(case: str) -> None:
     entry, known, state, expected = LOG_CASES[case]
     run = a_run(entry, state=state)
     assert decide(run, entry, known) == made(expected, run, entry, known)
-
-
-@pytest.mark.parametrize(
-    ("known", "expected"),
-    [
-        (holding(A + B, a_log(A + B, digest=False), extends=True), "Note"),
-        (holding(A + B, a_log(A + B, digest=False), extends=False), "Fetch rewritten"),
-        (holding(A + B, a_log(A + B, digest=False, mtime=OLD - 1), extends=True), "Fetch longer than listed"),
-        (holding(A, a_log(A, digest=False)), "Note"),
-        (holding(A + B, extends=True), "Fetch longer than listed"),
-    ],
-)
-def test_older_states_do_not_cut_a_log_of_the_same_second(known: Known, expected: str) -> None:
-    """They come when the journal is read from its beginning; a walk tells seconds only."""
-    entry = replace(a_log(A), mtime_ns=OLD * 10**9 + 5)
-    run = a_run(entry)
-    if known.listed is not None and known.listed.mtime == OLD - 1:
-        known = replace(known, local=replace(known.local, mtime_ns=(OLD - 1) * 10**9))
-    assert decide(run, entry, known, may_be_older=True) == made(expected, run, entry, known)
 
 
 def young(known: Known, seen: float | None) -> Known:

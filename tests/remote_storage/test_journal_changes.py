@@ -29,6 +29,7 @@ from tests.remote_storage.journal_helpers import (
     by_journal,
     by_manifest,
     cursor_of,
+    epoch_bytes,
     head,
     places,
     put_cursor,
@@ -483,3 +484,31 @@ def test_reads_of_the_journal_follow_what_is_new(synced: Site) -> None:
     counting = Counting()
     by_journal(synced.sync(counting))
     assert counting.read < 1500
+
+
+@pytest.mark.parametrize("state", ["running", None])
+@pytest.mark.parametrize("is_touched", [False, True])
+def test_the_end_of_a_run_tells_the_end_of_its_logs_once_more(
+    site: Site, state: str | None, is_touched: bool
+) -> None:
+    """Who comes while the run goes on again, or does not tell its status, is given whole records only."""
+    path = site.root / RUN / "status.json"
+    put(path, status("done"))
+    append(site.root / LOGS, "half")
+    site.publish()
+    put(path, status(state)) if state else path.unlink()
+    site.publish(compact=True)
+    if is_touched:
+        os.utime(site.root / LOGS, (OLD + 9, OLD + 9))
+        site.publish()
+    by_journal(site.sync())
+    assert (site.mirror / LOGS).read_text() == "begin\n"
+    put(path, status("done"))
+    site.publish()
+    by_journal(site.sync())
+    assert (site.mirror / LOGS).read_text() == "begin\nhalf"
+    site.assert_equal()
+    ends = len(epoch_bytes(site))
+    put(path, status("killed"))
+    site.publish()
+    assert LOGS.rpartition("/")[2].encode() not in epoch_bytes(site)[ends:]

@@ -73,6 +73,7 @@ class LogContent(NamedTuple):
         boundary: up to where it is carried.
         start: from where it is carried: the old boundary when the old part is proven to be there still.
         data: the bytes from ``start`` to the boundary; None when they are not wanted or too many.
+        torn: whether it is seen to end within a record.
     """
 
     status: os.stat_result
@@ -83,6 +84,7 @@ class LogContent(NamedTuple):
     boundary: Boundary
     start: int
     data: bytes | None
+    torn: bool
 
 
 class _Window:
@@ -194,7 +196,8 @@ class _Pass:
         boundary = self._boundary(hashes)
         start = self._known.boundary.offset if self._known is not None and self._old_part_stays else 0
         data = next((each.up_to(boundary.offset) for each in self._windows if each.start == start), None)
-        return LogContent(status, hashes, self.whole, self.read, shown, boundary, start, data)
+        torn = self._size > (self._newline.size if self._newline is not None else 0)
+        return LogContent(status, hashes, self.whole, self.read, shown, boundary, start, data, torn)
 
     def _boundary(self, hashes: list[bytes]) -> Boundary:
         if self._wanted.ended:

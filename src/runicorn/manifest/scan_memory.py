@@ -46,10 +46,15 @@ def _stat_text(status: os.stat_result) -> str:
     return f"{status.st_size}/{status.st_mtime_ns}/{status.st_ctime_ns}/{status.st_ino}"
 
 
-def log_memory(content: LogContent) -> list[Any]:
-    """What is remembered of a log."""
+def log_memory(content: LogContent, *, whole: bool) -> list[Any]:
+    """What is remembered of a log.
+
+    Args:
+        content: the log.
+        whole: whether nothing of it needs to be read when its run ends.
+    """
     hashes = b"".join(content.hashes).hex()
-    return [content.whole, hashes, content.boundary.offset, content.boundary.digest]
+    return [whole, hashes, content.boundary.offset, content.boundary.digest]
 
 
 class OldRun:
@@ -116,7 +121,7 @@ class OldRun:
         return self.entries.get(inner) if known else None
 
     def log(self, inner: str) -> tuple[bool, KnownLog] | None:
-        """Whether a log was read from the start, and what is known of it.
+        """Whether a log needs no more reading when its run ends, and what is known of it.
 
         Raises:
             StateLost: that makes no sense.

@@ -226,10 +226,15 @@ class _Reading:
             trusting = self._walker.incremental and not ended
             walker, keep = self._walker, self._part is not None
             return self._read_log(file, Wanted(known, trusting, ended, keep, walker.audience, walker.beat))
-        self._logs[file.inner] = self._old.memory["logs"][file.inner]
+        memory = self._old.memory["logs"][file.inner]
+        # Of a run that goes on, the log may end within a record: it is looked at again when the run ends.
+        self._logs[file.inner] = [whole and (ended or not self._had_ended()), *memory[1:]]
         digests = {each: entry.get(each) for each in ("block_digest", "tail_hash")}
         self._list(file, status, self._still_shown(file), known.boundary.offset, **digests)
         return True
+
+    def _had_ended(self) -> bool:
+        return rules.has_ended(self._old.status)
 
     def _read_log(self, file: RunFile, wanted: Wanted) -> bool:
         inner = file.inner
@@ -237,12 +242,14 @@ class _Reading:
         if content is None:
             return False
         self._walker.count_read(content.read)
-        self._logs[inner] = log_memory(content)
+        self._logs[inner] = log_memory(content, whole=content.whole and (wanted.ended or not content.torn))
         end, digest = content.boundary
         hashes = {"block_digest": block_digest(content.hashes), "tail_hash": content.hashes[-1].hex()}
         entry = self._list(file, content.status, content.shown, end, **hashes)
         moved = wanted.known is None or wanted.known.boundary != content.boundary
-        if self._part is not None and (moved or not self._old.lists(inner, entry)):
+        # While the run went on, clients have withheld the record that its end makes whole.
+        ends = wanted.ended and content.torn and not self._had_ended()
+        if self._part is not None and (moved or ends or not self._old.lists(inner, entry)):
             new = moved or not self._old.has_content(inner, entry)
             data = content.data if new and inner not in self._hidden else None
             self._part.take(entry, inner, data, content.start, digest if end < entry.size else "")

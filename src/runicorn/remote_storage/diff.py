@@ -23,12 +23,15 @@ class Fetch:
         entry: how the listing describes it.
         reason: why, for display.
         held: bytes from the first one on that the file in the mirror has already.
+        later: the log in the mirror, when it may be of a later state than is listed: it stays, or grows, if
+            the server's begins with it.
     """
 
     run: Run
     entry: FileEntry
     reason: str
     held: int = 0
+    later: Known | None = None
 
     @property
     def bytes_expected(self) -> int:
@@ -105,9 +108,7 @@ class SyncPlan:
         self.transfers.sort(key=lambda each: (each.entry.priority, -each.run.updated_at, each.entry.path))
 
 
-def decide(
-    run: Run, entry: FileEntry, known: Known | None, now: float = 0.0, *, may_be_older: bool = False
-) -> Action | None:
+def decide(run: Run, entry: FileEntry, known: Known | None, now: float = 0.0) -> Action | None:
     """What has to be done for one file.
 
     Args:
@@ -115,8 +116,6 @@ def decide(
         entry: how the listing describes it.
         known: the file in the mirror, or None when there is none.
         now: this machine's clock, seconds since the epoch.
-        may_be_older: whether the listing may be of a time before the mirror's last sync, as a journal that is
-            read from its beginning.
 
     Returns:
         None when nothing has to be done.
@@ -124,7 +123,7 @@ def decide(
     if known is None:
         return Fetch(run, entry, "new")
     if entry.is_log:
-        return _decide_log(run, entry, known, now, may_be_older=may_be_older)
+        return _decide_log(run, entry, known, now)
     same = known.listed is not None and known.listed.same_as(Listed.of(entry))
     if entry.sha256 is not None:
         same_content = known.hashes == (bytes.fromhex(entry.sha256),)
@@ -174,9 +173,7 @@ def _looks_like_log(entry: FileEntry, known: Known) -> bool:
     return known.listed is None and entry.block_digest is None and _looks_like(entry, known)
 
 
-def _decide_log(run: Run, entry: FileEntry, known: Known, now: float, *, may_be_older: bool) -> Action | None:
-    if may_be_older and _is_of_the_same_second(entry, known):
-        return Note(run, entry, known)
+def _decide_log(run: Run, entry: FileEntry, known: Known, now: float) -> Action | None:
     held, listed = known.local.size, known.listed
     # What was brought without a digest may be anything of that size and time.
     is_told = listed is not None and (entry.block_digest is None or listed.digest is not None)
@@ -193,28 +190,30 @@ def _decide_other_log(run: Run, entry: FileEntry, known: Known) -> Action:
     held = known.local.size
     if _holds_listed(entry, known) or _looks_like_log(entry, known):
         return Note(run, entry, known)
+    if held <= entry.size and may_be_prefix(entry, known):
+        return Append(run, entry, known)
+    later = known if entry.block_digest is not None and may_be_later(known) else None
     if held > entry.size and known.extends:
-        return Fetch(run, entry, "longer than listed", held=entry.size)
-    if held > entry.size or not may_be_prefix(entry, known):
-        return Fetch(run, entry, "rewritten")
-    return Append(run, entry, known)
+        return Fetch(run, entry, "longer than listed", held=entry.size, later=later)
+    return Fetch(run, entry, "rewritten", later=later)
+
+
+def may_be_later(known: Known) -> bool:
+    """Whether a log of the mirror may be of a later state than one that a manifest or the journal tells of: a
+    walk brought it, it is longer than was listed last, or it is not as it was recorded (after a kill)."""
+    listed = known.listed
+    return listed is None or listed.digest is None or known.local.size > listed.size
 
 
 def _holds_listed(entry: FileEntry, known: Known) -> bool:
     """Whether the local log is all that is listed, or came from the server later than that."""
     if known.local.size > entry.size:
-        is_later = known.listed is not None and Listed.of(entry).time_ns <= known.local.mtime_ns
+        # A walk gives a file whole seconds, and what lists it afterwards does not touch it.
+        is_later = known.listed is not None and Listed.of(entry).time_ns <= max(
+            known.local.mtime_ns, known.listed.time_ns
+        )
         return is_later and known.extends is True
     return known.local.size == entry.size and block_digest(known.hashes) == entry.block_digest
-
-
-def _is_of_the_same_second(entry: FileEntry, known: Known) -> bool:
-    """Whether a longer log that begins as the listed one was brought by what tells seconds only, and is of
-    the listed second: then nothing tells which is the later one."""
-    if known.listed is None or known.listed.mtime_ns is not None or known.local.size <= entry.size:
-        return False
-    is_same = Listed.of(entry).time_ns // 10**9 == known.local.mtime_ns // 10**9
-    return is_same and known.extends is True
 
 
 def may_be_prefix(entry: FileEntry, known: Known) -> bool:

@@ -24,7 +24,7 @@ from runicorn.manifest.model import FileEntry, Header, Identity, Run
 from runicorn.remote_storage.base_install import BaseInstaller
 from runicorn.remote_storage.carried import FIRST_USE, ends_whole, proven
 from runicorn.remote_storage.context import SyncContext
-from runicorn.remote_storage.diff import Note, decide
+from runicorn.remote_storage.diff import Note, decide, may_be_later
 from runicorn.remote_storage.disk_errors import mirror_error
 from runicorn.remote_storage.installing import Installer, Ready
 from runicorn.remote_storage.known import Cursor, Known, Listed, LocalFile
@@ -232,7 +232,7 @@ class Replay:
 
     def _take_change(self, run: Run, change: Change, known: Known | None) -> None:
         entry = change.entry
-        action = decide(run, entry, known, time.time(), may_be_older=self._begins_anew)
+        action = decide(run, entry, known, time.time())
         if (action is None or isinstance(action, Note)) and known is not None:
             self._note(run, entry, known, is_new=action is not None)
             return
@@ -288,8 +288,8 @@ class Replay:
             hasher = self._hasher(entry.path, known)
             if hasher is not None and self._grow(run, entry, carried, known, hasher):
                 return True
-        if carried.start:
-            return False
+        if carried.start or (known is not None and (self._begins_anew or may_be_later(known))):
+            return False  # what is later must not go back; it is decided when the journal is at its end
         self._put(run, entry, carried)
         return True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from runicorn.errors import (
@@ -17,7 +17,7 @@ from runicorn.errors import (
     RunicornError,
 )
 from runicorn.manifest import rules
-from runicorn.manifest.digest import BLOCK_SIZE, block_digest
+from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher, block_digest
 from runicorn.manifest.model import FileEntry, Run
 from runicorn.remote_storage import fetch
 from runicorn.remote_storage.context import SyncContext
@@ -146,6 +146,11 @@ class Transferer:
 
     def _fetch(self, action: Transfer) -> fetch.Part[None]:
         entry = action.entry
+        later = action.later if isinstance(action, Fetch) else None
+        if later is not None and later.extends and (yield from self._goes_on(entry, later)):
+            listed = later.listed_as(entry, self._epoch, unpublished=not self._snapshot)
+            self._enqueue(action, listed, None, 0)
+            return
         landing = Landing(self._mirror, 0, entry.size + 1, _partial_key(entry))
         try:
             content = None
@@ -159,6 +164,10 @@ class Transferer:
                     entry, self._remote(entry), sink, self._mirror.free_bytes()
                 )
                 self._require_whole(entry, landing, content)
+            if later is not None and _begins_with(landing, later):
+                known = self._finish(action.run, entry, landing, content, held=later.local.size)
+                self._grow(action, later.local, known, landing)
+                return
             self._put_ready(action, self._finish(action.run, entry, landing, content), landing.to_staged())
         finally:
             landing.keep()
@@ -173,6 +182,20 @@ class Transferer:
                 hashing.take(data)
         return (yield from fetch.fetch_listed(entry, self._remote(entry), hashing))
 
+    def _goes_on(self, entry: FileEntry, longer: Known) -> fetch.Part[bool]:
+        """Whether what the mirror has of a log behind its listed size is the server's."""
+        size = longer.local.size
+        landing = Landing(self._mirror, entry.size, size - entry.size)
+        try:
+            whole = replace(entry, size=size)
+            sink = self._received(landing)
+            if (yield from fetch.fetch_tail(whole, self._remote(entry), entry.size, sink)) is None:
+                return False
+            held = self._mirror.chunks(entry.path, entry.size, size)
+            return _content(landing.chunks(entry.size, size)) == _content(held)
+        finally:
+            landing.discard()
+
     def _require_whole(self, entry: FileEntry, landing: Landing, content: fetch.Content) -> None:
         """Half a JSON file may look unchanged for a while; the same bytes twice are taken as they are."""
         if not fetch.has_to_parse(entry, landing.end) or fetch.parses(landing.read(0, landing.end)):
@@ -181,10 +204,12 @@ class Transferer:
             self._unsettled[entry.path] = content.hashes[0]
             raise ChangedError("it is not complete yet: it does not parse as JSON", path=entry.path)
 
-    def _finish(self, run: Run, entry: FileEntry, landing: Landing, content: fetch.Content) -> Known:
+    def _finish(
+        self, run: Run, entry: FileEntry, landing: Landing, content: fetch.Content, *, held: int = 0
+    ) -> Known:
         hashes = content.hashes
         if entry.is_log and not (run.has_ended and content.size >= entry.size):
-            end = landing.last_record_end()
+            end = max(held, landing.last_record_end())
             if end != landing.end:
                 landing.cut(end)
                 hashes = landing.hashes(list(hashes))
@@ -201,7 +226,7 @@ class Transferer:
             ends = yield from fetch.fetch_tail(entry, self._remote(entry), start, self._received(landing))
             known = None if ends is None else self._prove_append(action, landing, start, ends)
             if known is not None:
-                self._grow(action, known, landing)
+                self._grow(action, action.known.local, known, landing)
                 return
         finally:
             landing.discard()
@@ -237,8 +262,8 @@ class Transferer:
         hashes = tuple(hasher.hashes())
         return Known(local, hashes, listed, self._epoch, unpublished=not self._snapshot)
 
-    def _grow(self, action: Append, known: Known, landing: Landing) -> None:
-        path, before = action.entry.path, action.known.local
+    def _grow(self, action: Transfer, before: LocalFile, known: Known, landing: Landing) -> None:
+        path = action.entry.path
         fd = self._mirror.append(path, before, landing.chunks(before.size, known.local.size))
         try:
             if action.entry.digest is None:
@@ -270,6 +295,20 @@ class Transferer:
     def _not_installed(self, ready: Ready, error: MirrorError) -> bool:
         self._failures[ready.path] = (self._actions[ready.path], error)
         return False
+
+
+def _begins_with(landing: Landing, known: Known) -> bool:
+    """Whether a log that has landed from its first byte on begins with the one of the mirror."""
+    size = known.local.size
+    return _content(landing.chunks(0, size)) == (size, list(known.hashes))
+
+
+def _content(pieces: Iterable[bytes]) -> tuple[int, list[bytes]]:
+    """The size of what comes in pieces, bytes, and the hashes of its blocks."""
+    hasher = BlockHasher()
+    for data in pieces:
+        hasher.update(data)
+    return hasher.size, hasher.hashes()
 
 
 def _is_missing(error: RunicornError) -> bool:

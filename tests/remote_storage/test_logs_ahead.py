@@ -1,0 +1,184 @@
+"""A log that a walk has brought is ahead of what the journal and the manifest tell: it must not go back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from runicorn.manifest.digest import BLOCK_SIZE
+from tests.remote_storage.helpers import OLD, RUN, STATE_FILES, Site, append, lines, put, status
+from tests.remote_storage.journal_helpers import by_journal
+
+LOG = f"{RUN}/logs.txt"
+
+
+def rewrite(path: Path, content: str, at: float = OLD + 10) -> None:
+    """Another content of the same file."""
+    path.write_text(content)
+    os.utime(path, ns=(int(at * 10**9), int(at * 10**9)))
+
+
+def inode(site: Site) -> int:
+    return (site.mirror / LOG).stat().st_ino
+
+
+@pytest.fixture
+def behind(site: Site) -> Site:
+    """A mirror behind its root: between the two the log was another one."""
+    rewrite(site.root / LOG, "first\nsecond\n", OLD)
+    site.publish()
+    by_journal(site.sync())
+    rewrite(site.root / LOG, "other\n", OLD + 5)
+    site.publish()
+    rewrite(site.root / LOG, "first\nsecond\nthird\n", OLD + 9)
+    return site
+
+
+@pytest.mark.parametrize("method", ["journal", "auto", "manifest"])
+@pytest.mark.parametrize("is_published", [False, True])
+def test_log_that_a_walk_brought_does_not_go_back_to_what_was_before_it(
+    behind: Site, method: str, is_published: bool
+) -> None:
+    behind.sync(method="walk")
+    held = inode(behind)
+    if is_published:
+        behind.publish()
+    report = behind.sync(method=method)
+    assert (report.method, report.failed_count) == (method.replace("auto", "journal"), 0)
+    assert inode(behind) == held
+    behind.assert_equal()
+    append(behind.root / LOG, "fourth\n")
+    behind.publish()
+    behind.sync(method=method)
+    assert inode(behind) == held
+    behind.assert_equal()
+    assert behind.sync(method=method).skipped
+
+
+def test_log_that_goes_on_beyond_what_the_walk_brought_grows(behind: Site) -> None:
+    behind.sync(method="walk")
+    held = inode(behind)
+    append(behind.root / LOG, "fourth\nhalf")
+    behind.publish()
+    by_journal(behind.sync())
+    assert (inode(behind), (behind.mirror / LOG).read_text()) == (held, "first\nsecond\nthird\nfourth\n")
+
+
+def test_log_that_is_another_one_by_now_is_replaced(behind: Site) -> None:
+    behind.sync(method="walk")
+    rewrite(behind.root / LOG, "first\nanother\nthird\n", OLD + 12)
+    by_journal(behind.sync())
+    behind.assert_equal()
+    behind.publish()
+    by_journal(behind.sync())
+    behind.assert_equal()
+
+
+@pytest.mark.parametrize("method", ["journal", "auto", "manifest"])
+@pytest.mark.parametrize("first", ["journal", "manifest"])
+def test_log_that_was_cut_within_the_second_of_the_walk_is_cut_in_the_mirror(
+    site: Site, method: str, first: str
+) -> None:
+    site.publish()
+    site.sync(method=first)
+    rewrite(site.root / LOG, "begin\nmore\n", OLD + 5.25)
+    site.sync(method="walk")
+    rewrite(site.root / LOG, "begin\n", OLD + 5.75)
+    site.publish()
+    assert site.sync(method=method).failed_count == 0
+    assert (site.mirror / LOG).read_text() == "begin\n"
+    site.assert_equal()
+
+
+@pytest.mark.parametrize("method", ["journal", "auto", "manifest"])
+def test_log_that_grew_within_the_second_of_its_listing_stays_as_the_walk_brought_it(
+    site: Site, method: str
+) -> None:
+    site.publish()
+    by_journal(site.sync())
+    rewrite(site.root / LOG, "begin\nmore\n", OLD + 5.25)
+    site.publish()
+    append(site.root / LOG, "most\n")
+    os.utime(site.root / LOG, ns=(OLD * 10**9 + 5_750_000_000,) * 2)
+    site.sync(method="walk")
+    held = inode(site)
+    site.sync(method=method)
+    assert (inode(site), (site.mirror / LOG).read_text()) == (held, "begin\nmore\nmost\n")
+
+
+def test_end_that_a_run_has_left_half_stays_with_a_log_that_goes_on(site: Site) -> None:
+    """What was taken whole when the run had ended is not cut to its last record afterwards."""
+    site.publish()
+    by_journal(site.sync())
+    rewrite(site.root / LOG, "other\n", OLD + 5)
+    site.publish()
+    rewrite(site.root / LOG, "first\nhalf", OLD + 9)
+    put(site.root / RUN / "status.json", status("done"), OLD + 9)
+    site.sync(method="walk")
+    held = inode(site)
+    assert (site.mirror / LOG).read_text() == "first\nhalf"
+    put(site.root / RUN / "status.json", status("running"), OLD + 10)
+    by_journal(site.sync())
+    assert (inode(site), (site.mirror / LOG).read_text()) == (held, "first\nhalf")
+
+
+def test_long_log_that_a_walk_brought_grows_in_place(site: Site) -> None:
+    """Longer than what is kept in memory, and than one block."""
+    site.publish()
+    by_journal(site.sync())
+    rewrite(site.root / LOG, "other\n", OLD + 5)
+    site.publish()
+    long = lines(2 * BLOCK_SIZE // len(lines(1)))
+    rewrite(site.root / LOG, long, OLD + 9)
+    site.sync(method="walk")
+    held = inode(site)
+    append(site.root / LOG, lines(10))
+    by_journal(site.sync())
+    assert inode(site) == held
+    site.assert_equal()
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_journal_that_is_read_anew_takes_no_log_through_its_past(site: Site, compact: bool) -> None:
+    texts = ["one\n", "two\ntwo\n", "", "three\n", "three\nthree\n"]
+    for number, text in enumerate(texts):
+        rewrite(site.root / LOG, text, OLD + number)
+        site.publish(compact=compact and number == 1)
+    by_journal(site.sync())
+    held = inode(site)
+    for name in STATE_FILES:
+        (site.mirror / RUN / name).unlink()
+    by_journal(site.sync(method="journal"))
+    assert inode(site) == held
+    site.assert_equal()
+
+
+@pytest.mark.parametrize("method", ["journal", "auto", "manifest"])
+def test_log_that_a_kill_has_left_longer_than_it_is_recorded_does_not_go_back(
+    site: Site, method: str
+) -> None:
+    """A sync that was ended within its append has told nobody; the next one begins before it."""
+    site.publish()
+    by_journal(site.sync())
+    rewrite(site.root / LOG, "begin\nmore\n", OLD + 5)
+    site.publish()
+    append(site.root / LOG, "most\n")
+    append(site.mirror / LOG, "more\nmost\n")
+    held = inode(site)
+    report = site.sync(method=method)
+    assert (report.failed_count, inode(site)) == (0, held)
+    site.assert_equal()
+    assert site.sync(method=method).skipped
+
+
+def test_log_that_somebody_has_lengthened_costs_no_more_than_what_was_added(site: Site) -> None:
+    rewrite(site.root / LOG, lines(40_000), OLD + 5)
+    site.publish()
+    by_journal(site.sync())
+    append(site.mirror / LOG, "mine\n")
+    report = site.sync()
+    assert (report.method, report.failed_count) == ("manifest", 0)
+    assert report.bytes_downloaded <= len("mine\n")
+    site.assert_equal()
