@@ -174,9 +174,7 @@ def test_what_a_killed_first_sync_has_not_recorded_may_go_while_the_base_is_read
     shutil.rmtree(world.mirror / world.ended)
     assert world.look() == []
     (world.mirror / notes).unlink()
-    assert world.look() == [
-        f"law 4: {notes}: somebody else had put it there or changed it, and it is gone"
-    ]
+    assert world.look() == [f"law 4: {notes}: somebody else had put it there or changed it, and it is gone"]
 
 
 # -- laws 1 and 3 --------------------------------------------------------------------------------
