@@ -264,7 +264,7 @@ class Oracle:
                 differ.append(f"{path}: it is in the root and not in the mirror")
             elif self._is_current(path, found[path], content, wanted):
                 continue
-            elif (by_walk and _looks_alike(path, mirror, root)) or _looks_older(path, mirror, root):
+            elif by_walk and _looks_alike(path, mirror, root):
                 self.untold += 1
             else:
                 differ.append(f"{path}: {_shown(found[path])} in place of {_shown(content)}")
@@ -500,14 +500,6 @@ def _looks_alike(path: str, mirror: Path, root: Path) -> bool:
     copy, status = (mirror / path).stat(), (root / path).stat()
     least = 0 if is_log(path) else status.st_size
     return int(copy.st_mtime) == int(status.st_mtime) and least <= copy.st_size <= status.st_size
-
-
-def _looks_older(path: str, mirror: Path, root: Path) -> bool:
-    """Whether a log that was cut to its beginning looks like one that was listed before it was copied: its
-    time is not later than the copy's. It shows when the log is written to again."""
-    copy, status = (mirror / path).stat(), (root / path).stat()
-    is_cut = is_log(path) and (mirror / path).read_bytes().startswith((root / path).read_bytes())
-    return is_cut and status.st_mtime_ns <= copy.st_mtime_ns
 
 
 def _identity(document: Mapping[str, Any]) -> Identity:

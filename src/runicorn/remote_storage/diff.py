@@ -188,13 +188,15 @@ def _decide_log(run: Run, entry: FileEntry, known: Known, now: float) -> Action 
 
 def _decide_other_log(run: Run, entry: FileEntry, known: Known) -> Action:
     held = known.local.size
-    if _holds_listed(entry, known) or _looks_like_log(entry, known):
+    is_all = held == entry.size and block_digest(known.hashes) == entry.block_digest
+    if is_all or _looks_like_log(entry, known):
         return Note(run, entry, known)
     if held <= entry.size and may_be_prefix(entry, known):
         return Append(run, entry, known)
-    later = known if entry.block_digest is not None and may_be_later(known) else None
     if held > entry.size and known.extends:
-        return Fetch(run, entry, "longer than listed", held=entry.size, later=later)
+        # It was cut, or has grown since the listing; no clock tells which.
+        return Fetch(run, entry, "longer than listed", held=entry.size, later=known)
+    later = known if entry.block_digest is not None and may_be_later(known) else None
     return Fetch(run, entry, "rewritten", later=later)
 
 
@@ -203,17 +205,6 @@ def may_be_later(known: Known) -> bool:
     walk brought it, it is longer than was listed last, or it is not as it was recorded (after a kill)."""
     listed = known.listed
     return listed is None or listed.digest is None or known.local.size > listed.size
-
-
-def _holds_listed(entry: FileEntry, known: Known) -> bool:
-    """Whether the local log is all that is listed, or came from the server later than that."""
-    if known.local.size > entry.size:
-        # A walk gives a file whole seconds, and what lists it afterwards does not touch it.
-        is_later = known.listed is not None and Listed.of(entry).time_ns <= max(
-            known.local.mtime_ns, known.listed.time_ns
-        )
-        return is_later and known.extends is True
-    return known.local.size == entry.size and block_digest(known.hashes) == entry.block_digest
 
 
 def may_be_prefix(entry: FileEntry, known: Known) -> bool:

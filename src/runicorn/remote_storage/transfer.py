@@ -148,8 +148,8 @@ class Transferer:
         entry = action.entry
         later = action.later if isinstance(action, Fetch) else None
         if later is not None and later.extends and (yield from self._goes_on(entry, later)):
-            listed = later.listed_as(entry, self._epoch, unpublished=not self._snapshot)
-            self._enqueue(action, listed, None, 0)
+            inner = entry.path[len(action.run.folder) + 1 :]
+            self._installer.note(action.run.folder, inner, later.listed_as(entry, self._epoch))
             return
         landing = Landing(self._mirror, 0, entry.size + 1, _partial_key(entry))
         try:
