@@ -368,7 +368,7 @@ def test_the_laws_hold_in_any_life(monkeypatch: pytest.MonkeyPatch) -> None:
         print_blob=False,
     )
     first = SEED or (int.from_bytes(os.urandom(4), "big") if SOAK_END else 0)
-    for turn in turns(1, 10**6, slices=4):
+    for turn in turns(1, 10**6, slices=10):
         number = first + turn
         machine = seed(number)(type("Lives", (Lives,), {})) if number else Lives
         print(f"{LIVES} lives, repeated by RUNICORN_LIVES_SEED={number} RUNICORN_LIVES={LIVES}")
