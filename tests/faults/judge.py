@@ -57,6 +57,11 @@ class Judge:
         self._killed.add(mirror)
         self.oracle.somebody_did(mirror, *spoiled)
 
+    def forget(self) -> None:
+        """Forget all mirrors, and close their logs."""
+        self._killed.clear()
+        self.oracle.close()
+
     def decide(self, mirror: Path, *, deletes: bool = False, undisturbed: bool = False) -> None:
         """The laws hold in a mirror; its syncs have leave to delete, and that of more than half, or none."""
         faults = self.oracle.faults(mirror, deletes=deletes, force=deletes, undisturbed=undisturbed)

@@ -184,6 +184,7 @@ class Client:
             tell(self.recording, moment, self._name)
             raise
         shutil.rmtree(place)
+        self._world.judge.forget()
         count(Tried.POWER_CUTS)
         return rows
 
@@ -268,6 +269,11 @@ def cut_sync(world: World, scenario: Scenario, files: Mapping[str, Kept], mirror
         done = world.nursery.run("sync", world.root, mirror, *scenario.options, sets=AT_ONCE)
     keeps = scenario.deletes and "are kept" in done.said
     done.expect(3 if keeps else 0)
+    # What could not be recorded, and the server has dropped since, is nobody's (docs/reliability.md).
+    orphans = [
+        path for path in files if path not in rows and not path.startswith(".") and (mirror / path).exists()
+    ]
+    world.judge.oracle.somebody_did(mirror, *(each for each in orphans if not (world.root / each).exists()))
     world.judge.decide_complete(mirror, deletes=scenario.deletes, keeps=keeps)
     return rows
 

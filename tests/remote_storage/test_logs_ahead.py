@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from runicorn.manifest.digest import BLOCK_SIZE
+from runicorn.remote_storage.fetch import OVERLAP
 from tests.remote_storage.helpers import OLD, RUN, STATE_FILES, Site, append, lines, put, status
 from tests.remote_storage.journal_helpers import by_journal
 
@@ -173,12 +174,28 @@ def test_log_that_a_kill_has_left_longer_than_it_is_recorded_does_not_go_back(
     assert site.sync(method=method).skipped
 
 
-def test_log_that_somebody_has_lengthened_costs_no_more_than_what_was_added(site: Site) -> None:
+def test_log_that_somebody_has_lengthened_costs_no_more_than_its_end(site: Site) -> None:
     rewrite(site.root / LOG, lines(40_000), OLD + 5)
     site.publish()
     by_journal(site.sync())
     append(site.mirror / LOG, "mine\n")
     report = site.sync()
     assert (report.method, report.failed_count) == ("manifest", 0)
-    assert report.bytes_downloaded <= len("mine\n")
+    assert report.bytes_downloaded <= OVERLAP + len("mine\n")
+    site.assert_equal()
+
+
+def test_log_that_is_another_one_by_now_does_not_go_back_to_its_listed_beginning(site: Site) -> None:
+    """What is listed is not there any more: neither what the mirror holds beyond it, nor its beginning."""
+    site.publish()
+    by_journal(site.sync())
+    rewrite(site.root / LOG, "begin\nmore\n", OLD + 5)
+    site.publish()
+    append(site.root / LOG, "most\n")
+    site.sync(method="walk")
+    rewrite(site.root / LOG, "new\n", OLD + 20)
+    by_journal(site.sync())
+    assert (site.mirror / LOG).read_text() == "new\n"
+    site.publish()
+    by_journal(site.sync())
     site.assert_equal()

@@ -181,8 +181,9 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object], int]] = {
     "grown file": (SUMMARY, lambda path: append(path, "x"), 11),
     "deleted log": (EVENTS, Path.unlink, len(lines(20))),
     "edited log": (EVENTS, _edit, len(lines(20))),
-    "extra bytes": (EVENTS, lambda path: append(path, "junk"), 0),
-    "extra records": (EVENTS, lambda path: append(path, lines(2, 20)), 0),
+    # The end of what is listed is compared before it is taken for the server's.
+    "extra bytes": (EVENTS, lambda path: append(path, "junk"), len(lines(20))),
+    "extra records": (EVENTS, lambda path: append(path, lines(2, 20)), len(lines(20))),
     "shorter log": (EVENTS, lambda path: os.truncate(path, len(lines(15))), len(lines(5, 15))),
     "touched file": (SUMMARY, os.utime, 0),
     "touched log": (EVENTS, os.utime, 0),

@@ -22,7 +22,8 @@ class Fetch:
         run: the run that it belongs to.
         entry: how the listing describes it.
         reason: why, for display.
-        held: bytes from the first one on that the file in the mirror has already.
+        held: bytes from the first one on that the file in the mirror has already, as long as the server's
+            still begins so.
         later: the log in the mirror, when it may be of a later state than is listed: it stays, or grows, if
             the server's begins with it.
     """

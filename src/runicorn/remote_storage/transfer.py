@@ -147,7 +147,8 @@ class Transferer:
     def _fetch(self, action: Transfer) -> fetch.Part[None]:
         entry = action.entry
         later = action.later if isinstance(action, Fetch) else None
-        if later is not None and later.extends and (yield from self._goes_on(entry, later)):
+        same = (yield from self._compare(entry, later)) if later is not None and later.extends else 0
+        if later is not None and same > entry.size:
             inner = entry.path[len(action.run.folder) + 1 :]
             self._installer.note(action.run.folder, inner, later.listed_as(entry, self._epoch))
             return
@@ -155,7 +156,7 @@ class Transferer:
         try:
             content = None
             if entry.digest is not None:
-                content = yield from self._fetch_listed(action, landing)
+                content = yield from self._fetch_listed(entry, landing, same)
             if content is None:
                 landing.discard()
                 landing = Landing(self._mirror, 0, entry.size + 1)
@@ -172,27 +173,30 @@ class Transferer:
         finally:
             landing.keep()
 
-    def _fetch_listed(self, action: Transfer, landing: Landing) -> fetch.Part[fetch.Content | None]:
-        entry = action.entry
+    def _fetch_listed(
+        self, entry: FileEntry, landing: Landing, held: int
+    ) -> fetch.Part[fetch.Content | None]:
         hashing = fetch.Hashing(entry.is_log, self._received(landing))
         landing.resume(entry.size, hashing.take)
-        if isinstance(action, Fetch) and action.held > hashing.received:
-            for data in self._mirror.chunks(entry.path, hashing.received, action.held):
+        if held > hashing.received:
+            for data in self._mirror.chunks(entry.path, hashing.received, held):
                 landing(data, hashing.received)
                 hashing.take(data)
         return (yield from fetch.fetch_listed(entry, self._remote(entry), hashing))
 
-    def _goes_on(self, entry: FileEntry, longer: Known) -> fetch.Part[bool]:
-        """Whether what the mirror has of a log behind its listed size is the server's."""
-        size = longer.local.size
-        landing = Landing(self._mirror, entry.size, size - entry.size)
+    def _compare(self, entry: FileEntry, longer: Known) -> fetch.Part[int]:
+        """Up to where the server's log is now seen to be the mirror's, which is longer than listed: to its
+        end, to the listed size, or not at all."""
+        size, start = longer.local.size, max(0, entry.size - fetch.OVERLAP)
+        landing = Landing(self._mirror, start, size - start)
         try:
-            whole = replace(entry, size=size)
             sink = self._received(landing)
-            if (yield from fetch.fetch_tail(whole, self._remote(entry), entry.size, sink)) is None:
-                return False
-            held = self._mirror.chunks(entry.path, entry.size, size)
-            return _content(landing.chunks(entry.size, size)) == _content(held)
+            yield from fetch.fetch_tail(replace(entry, size=size), self._remote(entry), start, sink)
+            for end in (size, entry.size):
+                held = self._mirror.chunks(entry.path, start, end)
+                if _content(landing.chunks(start, end)) == _content(held):
+                    return end
+            return 0
         finally:
             landing.discard()
 
