@@ -41,13 +41,14 @@ Identity = tuple[str | None, int, str]
 
 
 class Row(NamedTuple):
-    """What the client has recorded of a file."""
+    """What the client has recorded of a file; the second is that of the server's file."""
 
     size: int
     mtime_ns: int
     inode: int
     hashes: bytes
     is_gone: bool = False
+    second: int = 0
 
 
 @dataclass(frozen=True)
@@ -264,13 +265,22 @@ class Oracle:
                 differ.append(f"{path}: it is in the root and not in the mirror")
             elif self._is_current(path, found[path], content, wanted):
                 continue
-            elif by_walk and _looks_alike(path, mirror, root):
+            elif by_walk and self._looks_alike(path, mirror, root):
                 self.untold += 1
             else:
                 differ.append(f"{path}: {_shown(found[path])} in place of {_shown(content)}")
         others = self._look_at(mirror).others
         extra = sorted(set(found) - set(wanted) - set(others)) if deletes else []
         return sorted(differ) + [f"{path}: it is in the mirror and not in the root" for path in extra]
+
+    def _looks_alike(self, path: str, mirror: Path, root: Path) -> bool:
+        """Whether a walk takes a file for the one that was copied: a copy has the time of that, or is known
+        to have got it since."""
+        copy, status = (mirror / path).stat(), (root / path).stat()
+        least = 0 if is_log(path) else status.st_size
+        row = self._look_at(mirror).records.rows.get(path)
+        seconds = {int(copy.st_mtime), row.second if row is not None else 0}
+        return int(status.st_mtime) in seconds and least <= copy.st_size <= status.st_size
 
     def fault(self, path: str, content: bytes) -> str | None:
         """What is wrong with `content` as a copy of one file, by laws 1 and 3; None when nothing is."""
@@ -495,13 +505,6 @@ class Oracle:
         return content.startswith(found) and least <= len(found) <= most
 
 
-def _looks_alike(path: str, mirror: Path, root: Path) -> bool:
-    """Whether a walk takes a file for the one that was copied: a copy has the time of that."""
-    copy, status = (mirror / path).stat(), (root / path).stat()
-    least = 0 if is_log(path) else status.st_size
-    return int(copy.st_mtime) == int(status.st_mtime) and least <= copy.st_size <= status.st_size
-
-
 def _identity(document: Mapping[str, Any]) -> Identity:
     return document.get("lineage"), document["revision"], document["snapshot_id"]
 
@@ -563,11 +566,11 @@ def _read_records(database: Path) -> Records:
         if not state.execute("SELECT 1 FROM sqlite_master WHERE name = 'files'").fetchone():
             return Records()
         found = state.execute(
-            "SELECT folder, inner, size, mtime_ns, inode, hashes, gone FROM files"
+            "SELECT folder, inner, size, mtime_ns, inode, hashes, gone, listed_mtime FROM files"
         ).fetchall()
         rows = {
-            f"{folder}/{inner}": Row(size, mtime_ns, inode % 2**64, hashes, bool(gone))
-            for folder, inner, size, mtime_ns, inode, hashes, gone in found
+            f"{folder}/{inner}": Row(size, mtime_ns, inode % 2**64, hashes, bool(gone), int(second or 0))
+            for folder, inner, size, mtime_ns, inode, hashes, gone, second in found
         }
         wanted = state.execute("SELECT folder || '/' || inner FROM wanted").fetchall()
         cursor = state.execute("SELECT value FROM meta WHERE key = 'cursor'").fetchone()

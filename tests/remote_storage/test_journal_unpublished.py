@@ -257,3 +257,24 @@ def test_file_that_was_changed_here_and_is_listed_is_brought_by_a_journal_that_i
     site.publish()
     assert site.sync(method="journal").method == "journal"
     site.assert_equal()
+
+
+@pytest.mark.parametrize("method", ["journal", "auto", "manifest"])
+@pytest.mark.parametrize("goes", [False, True])
+def test_newer_revision_that_was_made_before_the_walk_does_not_tell_that_it_is_gone(
+    site: Site, method: str, goes: bool
+) -> None:
+    """A new run may come at any time: only the server knows whether it has gone since."""
+    site.publish()
+    by_journal(site.sync())
+    go_on(site)
+    put(site.root / NEW, b"1", OLD)
+    assert site.sync(method="walk").failed_count == 0
+    if goes:
+        (site.root / NEW).unlink()
+    report = site.sync(method=method, delete=True)
+    assert (report.removed_count, report.gone_count) == (int(goes), 0)
+    site.assert_equal()
+    go_on(site)
+    assert site.sync(method=method, delete=True).removed_count == 0
+    site.assert_equal()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from runicorn.errors import ConnectError
+from runicorn.journal.frames import StoredFrame
 from runicorn.manifest.digest import BLOCK_SIZE
 from runicorn.remote_storage.fetch import OVERLAP
+from runicorn.remote_storage.replay import Replay
 from tests.remote_storage.helpers import OLD, RUN, STATE_FILES, Site, append, lines, put, status
-from tests.remote_storage.journal_helpers import by_journal
+from tests.remote_storage.journal_helpers import Counting, by_journal
 
 LOG = f"{RUN}/logs.txt"
 
@@ -21,8 +26,19 @@ def rewrite(path: Path, content: str, at: float = OLD + 10) -> None:
     os.utime(path, ns=(int(at * 10**9), int(at * 10**9)))
 
 
+held_open = contextlib.ExitStack()
+"""Logs that were looked at: as long as one is open, no other file gets its inode."""
+
+
+@pytest.fixture(autouse=True)
+def _close_them() -> Iterator[None]:
+    with held_open:
+        yield
+
+
 def inode(site: Site) -> int:
-    return (site.mirror / LOG).stat().st_ino
+    log = held_open.enter_context((site.mirror / LOG).open("rb"))
+    return os.fstat(log.fileno()).st_ino
 
 
 @pytest.fixture
@@ -198,4 +214,108 @@ def test_log_that_is_another_one_by_now_does_not_go_back_to_its_listed_beginning
     assert (site.mirror / LOG).read_text() == "new\n"
     site.publish()
     by_journal(site.sync())
+    site.assert_equal()
+
+
+@pytest.mark.parametrize("listed", ["", "begin\nx\n"])
+@pytest.mark.parametrize("method", ["journal", "auto", "manifest"])
+def test_log_of_which_the_server_has_another_end_is_not_cut_to_what_both_have(
+    site: Site, method: str, listed: str
+) -> None:
+    """The generator may be dead: nobody would bring the rest."""
+    site.publish()
+    by_journal(site.sync())
+    rewrite(site.root / LOG, listed, OLD + 5)
+    site.publish()
+    rewrite(site.root / LOG, listed + "most\n", OLD + 6)
+    site.sync(method="walk")
+    rewrite(site.root / LOG, listed + "other\n", OLD + 20)
+    assert site.sync(method=method).failed_count == 0
+    site.assert_equal()
+
+
+@pytest.mark.parametrize("grown", ["", "third\n"])
+@pytest.mark.parametrize("method", ["journal", "auto", "manifest"])
+def test_log_that_is_shorter_than_an_older_one_stays(site: Site, method: str, grown: str) -> None:
+    site.publish()
+    by_journal(site.sync())
+    rewrite(site.root / LOG, "other " * 20 + "\n", OLD + 5)
+    site.publish()
+    rewrite(site.root / LOG, "first\nsecond\n", OLD + 9)
+    site.sync(method="walk")
+    held = inode(site)
+    append(site.root / LOG, grown)
+    assert site.sync(method=method).failed_count == 0
+    assert inode(site) == held
+    site.assert_equal()
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_log_far_ahead_of_its_listing_is_compared_at_its_ends(site: Site, is_cut: bool) -> None:
+    site.publish()
+    by_journal(site.sync())
+    append(site.root / LOG, "more\n")
+    site.publish()
+    listed = (site.root / LOG).read_text()
+    append(site.root / LOG, lines(100_000))
+    site.sync(method="walk")
+    held = inode(site)
+    if is_cut:
+        rewrite(site.root / LOG, listed, OLD + 50)
+    report = by_journal(site.sync())
+    assert report.bytes_downloaded < 4 * OVERLAP
+    assert (inode(site) == held) is not is_cut
+    site.assert_equal()
+
+
+def test_log_that_was_rewritten_while_the_mirror_is_ahead_is_fetched_once(site: Site) -> None:
+    site.publish()
+    by_journal(site.sync())
+    rewrite(site.root / LOG, lines(40_000), OLD + 5)
+    site.publish()
+    append(site.root / LOG, lines(10))
+    site.sync(method="walk")
+    rewrite(site.root / LOG, lines(50_000, 7), OLD + 20)
+    report = by_journal(site.sync())
+    assert report.bytes_downloaded < (site.root / LOG).stat().st_size + 4 * OVERLAP
+    site.assert_equal()
+
+
+def test_first_sync_takes_what_is_carried_of_a_log_that_was_rewritten(site: Site) -> None:
+    for number in range(4):
+        rewrite(site.root / LOG, f"{number}\n" * (5 - number), OLD + number)
+        site.publish()
+    counting = Counting()
+    by_journal(site.sync(counting))
+    assert not [path for path in counting.opened if path.endswith("logs.txt")]
+    site.assert_equal()
+
+
+def test_journal_that_is_read_anew_in_two_turns_takes_no_log_through_its_past(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, text in enumerate(["one\n", "two\ntwo\n", "three\nthree\n"]):
+        rewrite(site.root / LOG, text, OLD + number)
+        site.publish()
+    by_journal(site.sync())
+    held = inode(site)
+    for name in STATE_FILES:
+        (site.mirror / RUN / name).unlink()
+    take = Replay.take
+
+    def take_first(replay: Replay, frame: StoredFrame) -> None:
+        take(replay, frame)
+        replay.flush()
+        assert inode(site) == held
+        if replay.identity is not None:
+            raise ConnectError("cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Replay, "take", take_first)
+        with pytest.raises(ConnectError, match="cut"):
+            site.sync(method="journal")
+    with monkeypatch.context() as patch:
+        patch.setattr(Replay, "take", lambda *each: (take(*each), each[0].flush()))
+        by_journal(site.sync(method="journal"))
+    assert inode(site) == held
     site.assert_equal()

@@ -348,6 +348,27 @@ def test_sweeping_keeps_young_partial_downloads(mirror: Mirror) -> None:
     assert names(mirror.root / ".runicorn/staging") == ["young.partial"]
 
 
+def test_sweeping_leaves_a_folder_that_is_still_written_to(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A helper of a sync that was killed lives a moment longer."""
+    own = mirror.root / ".runicorn/staging/0123-0"
+    put(own / "1", "x")
+    listdir = os.listdir
+
+    def then_another(fd: int) -> list[str]:
+        found = listdir(fd)
+        put(own / "2", "x")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr("runicorn.remote_storage.staging.os.listdir", then_another)
+        mirror.staging.sweep()
+    assert names(own) == ["2"]
+    mirror.staging.sweep()
+    assert names(mirror.root / ".runicorn/staging") == []
+
+
 @pytest.mark.parametrize(
     ("number", "kind", "text"),
     [

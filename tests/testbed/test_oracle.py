@@ -177,6 +177,22 @@ def test_what_a_killed_first_sync_has_not_recorded_may_go_while_the_base_is_read
     assert world.look() == [f"law 4: {notes}: somebody else had put it there or changed it, and it is gone"]
 
 
+def test_a_walk_may_go_by_the_time_that_is_recorded(world: World) -> None:
+    """A file that was only touched keeps its time in the mirror; its record has the new one."""
+    log = f"{world.running}/logs.txt"
+    content = (world.root / log).read_bytes()
+    os.utime(world.root / log, (5, 5))
+    world.publish()
+    world.sync()
+    assert world.look() == []
+    world.write(log, content[:-2] + b"?\n")
+    os.utime(world.root / log, (5, 5))
+    assert world.oracle.complete(world.mirror, world.root, by_walk=True) == []
+    assert world.oracle.untold == 1
+    os.utime(world.root / log, (7, 7))
+    assert len(world.oracle.complete(world.mirror, world.root, by_walk=True)) == 1
+
+
 # -- laws 1 and 3 --------------------------------------------------------------------------------
 
 

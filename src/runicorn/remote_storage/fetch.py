@@ -250,6 +250,17 @@ def parses(data: bytes) -> bool:
     return True
 
 
+def fetch_windows(entry: FileEntry, remote: str, windows: Sequence[tuple[int, int]], sink: Sink) -> Part[int]:
+    """Fetch some ranges of a log, each by its start and end, as far as it reaches; gives where it ends."""
+    handle = yield from open_file(entry.path, remote)
+    (answer,) = yield [Fstat(handle)]
+    end = cast(Attributes, checked(answer, entry.path)).size or 0
+    for start, stop in windows:
+        yield from read_all(handle, entry.path, start, min(stop, end), sink)
+    yield [Close(handle)]
+    return end
+
+
 def fetch_tail(entry: FileEntry, remote: str, start: int, sink: Sink) -> Part[bool | None]:
     """Fetch the bytes of a log from ``start`` to its listed size.
 

@@ -124,6 +124,10 @@ class Installer:
         self._batch.notes.pop((folder, inner), None)
         self._batch.wanted.pop(f"{folder}/{inner}", None)
 
+    def is_wanted(self, path: str) -> bool:
+        """Whether it is about to be recorded that a file has to be fetched."""
+        return path in self._batch.wanted
+
     def is_gone(self, folder: str, inner: str) -> bool:
         """Whether it is about to be recorded that a file is not listed any more."""
         return (folder, inner) in self._batch.gone

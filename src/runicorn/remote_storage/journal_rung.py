@@ -19,7 +19,7 @@ from runicorn.remote_storage.known import Cursor
 from runicorn.remote_storage.options import JOURNAL
 from runicorn.remote_storage.poll import Poll, newest_look
 from runicorn.remote_storage.problems import note_problems
-from runicorn.remote_storage.removal import Evidence, settle_marked
+from runicorn.remote_storage.removal import Evidence, gone_from_server, settle_marked
 from runicorn.remote_storage.replay import Replay
 from runicorn.remote_storage.report import BytesReceived, ListingRead, TransferStarted
 from runicorn.remote_storage.state import ANY
@@ -190,7 +190,7 @@ class JournalRung:
         if self._options.delete:
             self.count_held()  # before anything is applied
         replay = Replay(self._context, self._state.lineage[1], cursor, lineage)
-        replay.came, replay.last = self._came, self._last
+        replay.came = self._came
         if base_of is not None and cursor.place is not None:
             workers = self._context.workers
             if workers is None:
@@ -297,6 +297,8 @@ class JournalRung:
             note_problems(state, self._problems)
         plan = SyncPlan()
         keeps_gone = cursor.keeps_gone
+        if is_news and cursor.identity != self._last:
+            self._mark_unpublished()
         if self._evidence is not None and (is_news or self._options.delete):
             came = None if self._came_along else self._came
             settle_marked(self._context, self._evidence, self._last, self.count_held, came)
@@ -309,6 +311,13 @@ class JournalRung:
         report.skipped, report.reason = True, "no changes"
         report.total_files = report.total_bytes = 0
         return None
+
+    def _mark_unpublished(self) -> None:
+        """Take what a walk brought, no revision has listed, and the server has no more, for removed."""
+        wants = self._options.selection.wants_known
+        keys = gone_from_server(self._context, (key for key in self._state.unpublished() if wants(*key)))
+        if keys:
+            self._state.record((), gone=keys)
 
     def _fetch_wanted(self, epoch: int, snapshot: str) -> None:
         """Fetch by range what the journal only lists, and what could not be applied."""

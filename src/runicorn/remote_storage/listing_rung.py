@@ -225,7 +225,7 @@ class ListingRung:
         plan.put_in_order()
         cursor = self._state.cursor
         last = cursor.identity if cursor is not None else None
-        plan.gone = find_gone(self._state, listing, self._options.selection, last)
+        plan.gone = find_gone(self._context, listing, last)
         self.report.total_files = plan.listed_files
         self.report.total_bytes = plan.listed_bytes
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 
-from runicorn.errors import MirrorError
+from runicorn.errors import MirrorError, RequestError
 from runicorn.manifest import rules
 from runicorn.manifest.model import Header, Identity, ManifestType
 from runicorn.remote_storage.context import SyncContext
@@ -18,9 +18,11 @@ from runicorn.remote_storage.published import Listing, parents
 from runicorn.remote_storage.report import Failure, SyncReport
 from runicorn.remote_storage.selection import Selection
 from runicorn.remote_storage.state import MirrorState
+from runicorn.remote_storage.transport.base import Job, Stat
 
 _INCOMPLETE = "the server could not list everything, see its problems"
 _AT_ONCE = 5000
+_NO_SUCH_FILE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +76,16 @@ class Evidence:
         return any(part in self.problem_paths for part in (shown, *parents(shown)))
 
 
-def find_gone(
-    state: MirrorState, listing: Listing, selection: Selection, last: Identity | None
-) -> list[Gone]:
+def find_gone(context: SyncContext, listing: Listing, last: Identity | None) -> list[Gone]:
     """The synced and selected files that a listing does not name, although it could.
 
     Args:
-        state: what is remembered of the mirror.
-        listing: the listing.
-        selection: what is selected.
+        context: the sync.
+        listing: the listing. It may have been made before a walk: what only that has listed is gone when the
+            server has it no more.
         last: the state of the mirror before this sync: it tells nothing of what only a walk has listed since.
     """
+    state, selection = context.mirror.state, context.options.selection
     is_older = last is not None and listing.identity == last
     listed = {run.folder: run for run in listing.runs}
     gone = []
@@ -97,6 +98,27 @@ def find_gone(
                 continue
             if selection.wants_known(folder, inner):
                 gone.append(Gone(folder, inner, known))
+    if listing.identity is None:
+        return gone
+    doubtful = ((each.folder, each.inner) for each in gone if each.known.unpublished)
+    sure = set(gone_from_server(context, doubtful))
+    return [each for each in gone if not each.known.unpublished or (each.folder, each.inner) in sure]
+
+
+def gone_from_server(context: SyncContext, keys: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of some files, by run folder and path within it, that the server does not have.
+
+    Raises:
+        TransportError: the connection failed.
+    """
+    gone: list[tuple[str, str]] = []
+
+    def look(folder: str, inner: str) -> Job:
+        (answer,) = yield [Stat(f"{context.remote_root}/{folder}/{inner}")]
+        if isinstance(answer, RequestError) and answer.code == _NO_SUCH_FILE:
+            gone.append((folder, inner))
+
+    context.transport.run(look(*key) for key in keys)
     return gone
 
 

@@ -47,7 +47,6 @@ class Replay:
         place: the mirror is there when the next flush is done.
         came: run folder and path within it of the files that were not in the mirror before, where that tells
             what may be removed; not those of `base`.
-        last: the state of the mirror before this sync, also when it begins anew with the base of it.
     """
 
     def __init__(self, context: SyncContext, epoch: int, cursor: Cursor, lineage: str | None) -> None:
@@ -66,11 +65,9 @@ class Replay:
         self._has_lost = False
         self._removed: dict[tuple[str, str], None] = {}
         self._wanted_before = not self._state.wants_nothing()
-        self._has_unpublished = bool(self._state.unpublished(1))
         self._installer = Installer(context.mirror, context.observe, context.report, _want_again)
         self.header: Header | None = None
         self.came: set[tuple[str, str]] = set()
-        self.last: Identity | None = None
         self.place = cursor.place
 
     @property
@@ -173,8 +170,6 @@ class Replay:
             raise DamagedError("a commit of the journal is of another history")
         if self._identity is not None and header.identity.revision <= self._identity.revision:
             raise DamagedError("a commit of the journal is not newer than the one before it")
-        if self._has_unpublished and header.identity != self.last:
-            self._remove_unpublished()
         if any(self._installer.ready(f"{folder}/{inner}") is not None for folder, inner in self._removed):
             self.flush()
         self.header, self.place, self._is_committed = header, end, True
@@ -183,13 +178,6 @@ class Replay:
         for folder, inner in self._removed:
             self._installer.gone(folder, inner)
         self._removed.clear()
-
-    def _remove_unpublished(self) -> None:
-        """Take what a walk brought, and this newer revision does not list, for removed by it."""
-        self.flush()  # what it does list is recorded as published by that
-        wants = self._context.options.selection.wants_known
-        self._removed.update((key, None) for key in self._state.unpublished() if wants(*key))
-        self._has_unpublished = False
 
     # -- sections --------------------------------------------------------------------------
 
@@ -288,10 +276,19 @@ class Replay:
             hasher = self._hasher(entry.path, known)
             if hasher is not None and self._grow(run, entry, carried, known, hasher):
                 return True
-        if carried.start or (known is not None and (self._begins_anew or may_be_later(known))):
+        if carried.start or self._may_be_later(run, entry, known):
             return False  # what is later must not go back; it is decided when the journal is at its end
         self._put(run, entry, carried)
         return True
+
+    def _may_be_later(self, run: Run, entry: FileEntry, known: Known | None) -> bool:
+        """Whether a log of the mirror may be of a later state than the frame that tells of it; so is what a
+        journal that is read anew has not told of yet, and what an earlier frame did not replace."""
+        if known is None:
+            return False
+        if known.gone or may_be_later(known) or self._installer.is_wanted(entry.path):
+            return True
+        return self._state.is_wanted(run.folder, entry.path[len(run.folder) + 1 :])
 
     def _put(self, run: Run, entry: FileEntry, carried: Carried) -> None:
         hashes, hasher = proven(entry, carried)

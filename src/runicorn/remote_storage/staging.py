@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 
@@ -103,6 +104,8 @@ def stage_file(folder_fd: int, name: str, data: bytes | memoryview, mtime_ns: in
 def discard_folder(staging_fd: int, name: str) -> None:
     """Remove a folder of staged files, by its name in the folder for staged files, when it is there.
 
+    It stays when files are put into it meanwhile: a helper of a sync that was killed ends a moment later.
+
     Raises:
         OSError: it cannot be removed, or is no folder.
     """
@@ -116,7 +119,11 @@ def discard_folder(staging_fd: int, name: str) -> None:
                 os.unlink(each, dir_fd=fd)
     finally:
         os.close(fd)
-    os.rmdir(name, dir_fd=staging_fd)
+    try:
+        os.rmdir(name, dir_fd=staging_fd)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 def finish_file(fd: int, mtime_ns: int) -> LocalFile:

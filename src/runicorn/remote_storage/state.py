@@ -334,6 +334,11 @@ class MirrorState(StateDatabase):
         row = self._database.execute("SELECT 1 FROM wanted WHERE taken != ? LIMIT 1", (snapshot,)).fetchone()
         return row is None
 
+    def is_wanted(self, folder: str, inner: str) -> bool:
+        """Whether a file has to be fetched."""
+        query = "SELECT 1 FROM wanted WHERE folder = ? AND inner = ?"
+        return self._database.execute(query, (folder, inner)).fetchone() is not None
+
     def wanted(
         self, most: int, snapshot: str = ANY, after: tuple[int, float, str, str] | None = None
     ) -> list[Wanted]:

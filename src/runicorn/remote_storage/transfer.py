@@ -21,12 +21,12 @@ from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher, block_digest
 from runicorn.manifest.model import FileEntry, Run
 from runicorn.remote_storage import fetch
 from runicorn.remote_storage.context import SyncContext
-from runicorn.remote_storage.diff import Append, Fetch, Transfer
+from runicorn.remote_storage.diff import Append, Fetch, Transfer, may_be_later
 from runicorn.remote_storage.disk_errors import mirror_error
 from runicorn.remote_storage.installing import Installer, Ready
 from runicorn.remote_storage.known import Known, Listed, LocalFile
 from runicorn.remote_storage.landing import Landing
-from runicorn.remote_storage.report import BytesReceived, FileFailed
+from runicorn.remote_storage.report import BytesReceived, FileDone, FileFailed
 from runicorn.remote_storage.staging import StagedFile, finish_file
 from runicorn.remote_storage.transport.base import Job
 
@@ -132,11 +132,11 @@ class Transferer:
     def _remote(self, entry: FileEntry) -> str:
         return f"{self._remote_root}/{entry.path}"
 
-    def _received(self, landing: Landing) -> fetch.Sink:
+    def _received(self, take: fetch.Sink) -> fetch.Sink:
         def sink(data: bytes, offset: int) -> None:
             if self._cancel.is_set():
                 raise CancelledError("the sync was stopped")
-            landing(data, offset)
+            take(data, offset)
             self._report.bytes_downloaded += len(data)
             self._observe(BytesReceived(len(data)))
 
@@ -151,11 +151,12 @@ class Transferer:
         if later is not None and same > entry.size:
             inner = entry.path[len(action.run.folder) + 1 :]
             self._installer.note(action.run.folder, inner, later.listed_as(entry, self._epoch))
+            self._observe(FileDone(entry.path, action.bytes_expected))
             return
         landing = Landing(self._mirror, 0, entry.size + 1, _partial_key(entry))
         try:
             content = None
-            if entry.digest is not None:
+            if entry.digest is not None and same >= 0:
                 content = yield from self._fetch_listed(entry, landing, same)
             if content is None:
                 landing.discard()
@@ -186,19 +187,20 @@ class Transferer:
 
     def _compare(self, entry: FileEntry, longer: Known) -> fetch.Part[int]:
         """Up to where the server's log is now seen to be the mirror's, which is longer than listed: to its
-        end, to the listed size, or not at all."""
-        size, start = longer.local.size, max(0, entry.size - fetch.OVERLAP)
-        landing = Landing(self._mirror, start, size - start)
-        try:
-            sink = self._received(landing)
-            yield from fetch.fetch_tail(replace(entry, size=size), self._remote(entry), start, sink)
-            for end in (size, entry.size):
-                held = self._mirror.chunks(entry.path, start, end)
-                if _content(landing.chunks(start, end)) == _content(held):
-                    return end
-            return 0
-        finally:
-            landing.discard()
+        end, or to the listed size when the server's ends there; -1 when it is another one."""
+        path, size, listed = entry.path, longer.local.size, entry.size
+        middle = min(size, listed + fetch.OVERLAP)
+        windows = [(max(0, listed - fetch.OVERLAP), middle), (max(middle, size - fetch.OVERLAP), size)]
+        differs = False
+
+        def compare(data: bytes, offset: int) -> None:
+            nonlocal differs
+            differs = differs or self._mirror.read_range(path, offset, len(data)) != data
+
+        end = yield from fetch.fetch_windows(entry, self._remote(entry), windows, self._received(compare))
+        if differs:
+            return -1
+        return size if end >= size else listed if end == listed else -1
 
     def _require_whole(self, entry: FileEntry, landing: Landing, content: fetch.Content) -> None:
         """Half a JSON file may look unchanged for a while; the same bytes twice are taken as they are."""
@@ -234,7 +236,8 @@ class Transferer:
                 return
         finally:
             landing.discard()
-        yield from self._fetch(Fetch(action.run, entry, "rewritten"))
+        later = action.known if entry.block_digest is not None and may_be_later(action.known) else None
+        yield from self._fetch(Fetch(action.run, entry, "rewritten", later=later))
 
     def _prove_append(self, action: Append, landing: Landing, start: int, ends: bool) -> Known | None:
         """What the log will be after the append; None when its prefix is not the server's.
