@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -348,23 +349,25 @@ def test_sweeping_keeps_young_partial_downloads(mirror: Mirror) -> None:
     assert names(mirror.root / ".runicorn/staging") == ["young.partial"]
 
 
-def test_sweeping_leaves_a_folder_that_is_still_written_to(
-    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("times", [1, 10**6])
+def test_sweeping_of_a_folder_that_is_still_written_to(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     """A helper of a sync that was killed lives a moment longer."""
     own = mirror.root / ".runicorn/staging/0123-0"
     put(own / "1", "x")
-    listdir = os.listdir
+    listdir, left = os.listdir, iter(range(2, times + 2))
 
     def then_another(fd: int) -> list[str]:
         found = listdir(fd)
-        put(own / "2", "x")
+        for number in itertools.islice(left, 1):
+            put(own / str(number), "x")
         return found
 
     with monkeypatch.context() as patch:
         patch.setattr("runicorn.remote_storage.staging.os.listdir", then_another)
         mirror.staging.sweep()
-    assert names(own) == ["2"]
+    assert names(mirror.root / ".runicorn/staging") == ([own.name] if times > 1 else [])
     mirror.staging.sweep()
     assert names(mirror.root / ".runicorn/staging") == []
 

@@ -13,6 +13,8 @@ from runicorn.remote_storage.known import LocalFile
 FILE_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 """No link is followed, and nothing that is no regular file makes anybody wait."""
 
+_TRIES = 100
+
 
 def signature_of(status: os.stat_result) -> LocalFile:
     """What a file looks like, from what the system says of it."""
@@ -104,7 +106,8 @@ def stage_file(folder_fd: int, name: str, data: bytes | memoryview, mtime_ns: in
 def discard_folder(staging_fd: int, name: str) -> None:
     """Remove a folder of staged files, by its name in the folder for staged files, when it is there.
 
-    It stays when files are put into it meanwhile: a helper of a sync that was killed ends a moment later.
+    A helper of a sync that was killed may still put files into it; without its folder it ends. The folder
+    stays when that goes on.
 
     Raises:
         OSError: it cannot be removed, or is no folder.
@@ -114,16 +117,19 @@ def discard_folder(staging_fd: int, name: str) -> None:
     except FileNotFoundError:
         return
     try:
-        for each in os.listdir(fd):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(each, dir_fd=fd)
+        for _ in range(_TRIES):
+            for each in os.listdir(fd):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(each, dir_fd=fd)
+            try:
+                os.rmdir(name, dir_fd=staging_fd)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            else:
+                return
     finally:
         os.close(fd)
-    try:
-        os.rmdir(name, dir_fd=staging_fd)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
 
 
 def finish_file(fd: int, mtime_ns: int) -> LocalFile:
