@@ -133,8 +133,13 @@ LOG_CASES = {
         "running",
         "Append",
     ),
-    "same size, other content": (a_log(B), holding(A, a_log(A, mtime=OLD - 1)), "running", "Fetch rewritten"),
-    "shorter": (a_log(B), holding(A + A, a_log(A + A), extends=False), "running", "Fetch rewritten"),
+    "same size, other content": (
+        a_log(B),
+        holding(A, a_log(A, mtime=OLD - 1)),
+        "running",
+        "Unless rewritten",
+    ),
+    "shorter": (a_log(B), holding(A + A, a_log(A + A), extends=False), "running", "Unless rewritten"),
     "shorter, a prefix, later": (
         a_log(A, mtime=OLD + 9),
         holding(A + B, a_log(A + B), extends=True),
@@ -183,7 +188,7 @@ LOG_CASES = {
         a_log(A, digest=False),
         holding(A + B, a_log(A + B, digest=False)),
         "running",
-        "Fetch rewritten",
+        "Unless rewritten",
     ),
     "no digest, looks like it": (a_log(A, digest=False), holding(A), "running", "Note"),
     "longer on disk, same time, a prefix": (
@@ -196,7 +201,7 @@ LOG_CASES = {
         a_log(B),
         holding(A, a_log(A, mtime=OLD - 1), extends=True),
         "running",
-        "Fetch rewritten",
+        "Unless rewritten",
     ),
     "no digest, touched": (a_log(A, digest=False, mtime=OLD + 9), holding(A), "running", "Append"),
 }

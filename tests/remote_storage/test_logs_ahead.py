@@ -319,3 +319,25 @@ def test_journal_that_is_read_anew_in_two_turns_takes_no_log_through_its_past(
         by_journal(site.sync(method="journal"))
     assert inode(site) == held
     site.assert_equal()
+
+
+@pytest.mark.parametrize("method", ["journal", "manifest"])
+def test_log_that_was_taken_as_it_is_now_stays_while_the_server_still_tells_of_an_older_one(
+    site: Site, method: str
+) -> None:
+    """What is fetched is newer than what is listed, and shorter; a generation that began before tells later."""
+    rewrite(site.root / LOG, "old\n" * 20, OLD + 1)
+    site.publish()
+    site.sync(method=method)
+    rewrite(site.root / LOG, "older\n" * 30, OLD + 5)
+    site.rung = "listed"
+    site.publish()
+    rewrite(site.root / LOG, "new\n", OLD + 20)
+    site.sync(method=method)
+    held = inode(site)
+    assert (site.mirror / LOG).read_text() == "new\n"
+    rewrite(site.root / LOG, "older\n" * 40, OLD + 6)
+    site.publish()
+    rewrite(site.root / LOG, "new\nmore\n", OLD + 21)
+    site.sync(method=method)
+    assert (inode(site), (site.mirror / LOG).read_text()) == (held, "new\nmore\n")

@@ -24,8 +24,8 @@ class Fetch:
         reason: why, for display.
         held: bytes from the first one on that the file in the mirror has already, as long as the server's
             still begins so.
-        later: the log in the mirror, when it may be of a later state than is listed: it stays, or grows, if
-            the server's begins with it.
+        later: the log in the mirror, which may be of a later state than is listed: it stays, or grows, if
+            what the server has now begins with it.
     """
 
     run: Run
@@ -197,8 +197,7 @@ def _decide_other_log(run: Run, entry: FileEntry, known: Known) -> Action:
     if held > entry.size and known.extends:
         # It was cut, or has grown since the listing; no clock tells which.
         return Fetch(run, entry, "longer than listed", held=entry.size, later=known)
-    later = known if entry.block_digest is not None and may_be_later(known) else None
-    return Fetch(run, entry, "rewritten", later=later)
+    return Fetch(run, entry, "rewritten", later=known)
 
 
 def may_be_later(known: Known) -> bool:

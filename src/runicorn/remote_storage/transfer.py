@@ -21,7 +21,7 @@ from runicorn.manifest.digest import BLOCK_SIZE, BlockHasher, block_digest
 from runicorn.manifest.model import FileEntry, Run
 from runicorn.remote_storage import fetch
 from runicorn.remote_storage.context import SyncContext
-from runicorn.remote_storage.diff import Append, Fetch, Transfer, may_be_later
+from runicorn.remote_storage.diff import Append, Fetch, Transfer
 from runicorn.remote_storage.disk_errors import mirror_error
 from runicorn.remote_storage.installing import Installer, Ready
 from runicorn.remote_storage.known import Known, Listed, LocalFile
@@ -236,8 +236,7 @@ class Transferer:
                 return
         finally:
             landing.discard()
-        later = action.known if entry.block_digest is not None and may_be_later(action.known) else None
-        yield from self._fetch(Fetch(action.run, entry, "rewritten", later=later))
+        yield from self._fetch(Fetch(action.run, entry, "rewritten", later=action.known))
 
     def _prove_append(self, action: Append, landing: Landing, start: int, ends: bool) -> Known | None:
         """What the log will be after the append; None when its prefix is not the server's.
