@@ -325,7 +325,7 @@ def test_journal_that_is_read_anew_in_two_turns_takes_no_log_through_its_past(
 def test_log_that_was_taken_as_it_is_now_stays_while_the_server_still_tells_of_an_older_one(
     site: Site, method: str
 ) -> None:
-    """What is fetched is newer than what is listed, and shorter; a generation that began before tells later."""
+    """What is fetched is newer than what is listed, and shorter."""
     rewrite(site.root / LOG, "old\n" * 20, OLD + 1)
     site.publish()
     site.sync(method=method)
