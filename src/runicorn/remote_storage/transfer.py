@@ -166,7 +166,7 @@ class Transferer:
                     entry, self._remote(entry), sink, self._mirror.free_bytes()
                 )
                 self._require_whole(entry, landing, content)
-            if later is not None and _begins_with(landing, later):
+            if later is not None and self._begins_with(landing, entry.path, later.local.size):
                 known = self._finish(action.run, entry, landing, content, held=later.local.size)
                 self._grow(action, later.local, known, landing)
                 return
@@ -201,6 +201,11 @@ class Transferer:
         if differs:
             return -1
         return size if end >= size else listed if end == listed else -1
+
+    def _begins_with(self, landing: Landing, path: str, size: int) -> bool:
+        """Whether a log that has landed from its first byte on begins with what the mirror has now."""
+        held = _content(self._mirror.chunks(path, 0, size))
+        return held[0] == size and _content(landing.chunks(0, size)) == held
 
     def _require_whole(self, entry: FileEntry, landing: Landing, content: fetch.Content) -> None:
         """Half a JSON file may look unchanged for a while; the same bytes twice are taken as they are."""
@@ -301,12 +306,6 @@ class Transferer:
     def _not_installed(self, ready: Ready, error: MirrorError) -> bool:
         self._failures[ready.path] = (self._actions[ready.path], error)
         return False
-
-
-def _begins_with(landing: Landing, known: Known) -> bool:
-    """Whether a log that has landed from its first byte on begins with the one of the mirror."""
-    size = known.local.size
-    return _content(landing.chunks(0, size)) == (size, list(known.hashes))
 
 
 def _content(pieces: Iterable[bytes]) -> tuple[int, list[bytes]]:
