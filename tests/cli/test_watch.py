@@ -171,6 +171,8 @@ def test_missing_root_and_wrong_usage_end_the_watch(root: Path, mirror: Path) ->
     sync(root / "nowhere", mirror, "--watch", "-q").refused(6, "there is no folder")
     sync(root, mirror, "--watch", "--dry-run").refused(2, "--dry-run")
     assert sync(root, mirror, "--watch", "--interval", "0").code == 2
+    sync(root, mirror.with_name("new"), "--interval", "1").refused(2, "--interval goes with --watch")
+    assert not mirror.with_name("new").exists()
     done = sync(root / "nowhere", mirror, "--watch", "--json", "-q").refused(6)
     assert json.loads(done.out.splitlines()[-1])["exit_code"] == 6
 

@@ -12,9 +12,11 @@ import pytest
 from runicorn.errors import ConnectError
 from runicorn.journal.frames import StoredFrame
 from runicorn.manifest.digest import BLOCK_SIZE
+from runicorn.remote_storage import transfer
 from runicorn.remote_storage.fetch import OVERLAP
+from runicorn.remote_storage.landing import IN_MEMORY
 from runicorn.remote_storage.replay import Replay
-from tests.remote_storage.helpers import OLD, RUN, STATE_FILES, Site, append, lines, put, status
+from tests.remote_storage.helpers import OLD, RUN, STATE_FILES, Site, append, lines, overwrite, put, status
 from tests.remote_storage.journal_helpers import Counting, by_journal
 
 LOG = f"{RUN}/logs.txt"
@@ -341,3 +343,23 @@ def test_log_that_was_taken_as_it_is_now_stays_while_the_server_still_tells_of_a
     rewrite(site.root / LOG, "new\nmore\n", OLD + 21)
     site.sync(method=method)
     assert (inode(site), (site.mirror / LOG).read_text()) == (held, "new\nmore\n")
+
+
+def test_log_that_grows_from_what_was_fetched_whole_leaves_nothing_staged(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The download of a large file has a name that the next sync would know it by."""
+    monkeypatch.setattr(transfer, "RESUME_FROM", IN_MEMORY)
+    many = IN_MEMORY // 5
+    site.rung = "manifest"
+    put(site.root / LOG, "first\n" * many, OLD)
+    site.publish()
+    site.sync()
+    before = inode(site)
+    overwrite(site.mirror / LOG, "other\n" * many)
+    put(site.root / LOG, "other\n" * many + "more\n", OLD + 5)
+    site.publish()
+    site.sync()
+    assert (site.mirror / LOG).read_text() == "other\n" * many + "more\n"
+    assert inode(site) == before
+    assert site.staged() == []

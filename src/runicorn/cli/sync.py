@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from runicorn.cli import reach
 from runicorn.cli.sync_output import FINISHED_WITH_FAILURES, Output, is_incomplete
@@ -187,6 +188,8 @@ def command(source: str | None, mirror: Path | None, **options: Any) -> int:
         settings = [_sync_options(options, each.source) for each in targets]
         if options["watch"]:
             return _watch(targets, settings, ssh, output, options["interval"])
+        if click.get_current_context().get_parameter_source("interval") is not ParameterSource.DEFAULT:
+            raise UsageError("--interval goes with --watch")
         if source is None:
             if options["dry_run"]:
                 raise UsageError("--dry-run needs a SOURCE")

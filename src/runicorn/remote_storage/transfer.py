@@ -169,6 +169,7 @@ class Transferer:
             if later is not None and self._begins_with(landing, entry.path, later.local.size):
                 known = self._finish(action.run, entry, landing, content, held=later.local.size)
                 self._grow(action, later.local, known, landing)
+                landing.discard()
                 return
             self._put_ready(action, self._finish(action.run, entry, landing, content), landing.to_staged())
         finally:
