@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from dataclasses import replace
 
 import pytest
@@ -20,6 +19,7 @@ from runicorn.remote_storage.diff import (
     Note,
     SyncPlan,
     decide,
+    may_be_later,
     may_be_prefix,
     plan_run,
 )
@@ -204,6 +204,12 @@ LOG_CASES = {
         "Unless rewritten",
     ),
     "no digest, touched": (a_log(A, digest=False, mtime=OLD + 9), holding(A), "running", "Append"),
+    "listed without exact time before": (
+        replace(a_log(A), mtime_ns=OLD * 10**9 + 5),
+        holding(A, a_log(A)),
+        "running",
+        "Note",
+    ),
 }
 
 
@@ -246,6 +252,37 @@ def test_young_file_of_which_the_digest_is_known_is_not_looked_at_again() -> Non
     )
     assert decide(a_run(a_log(A)), a_log(A), young(holding(A, a_log(A)), 1000.0), 5000.0) is None
     assert decide(a_run(BARE_STATE), BARE_STATE, a_known(3, listed=Listed.of(BARE_STATE)), 5000.0) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (BARE_STATE, "nothing"),
+        (STATE, "Fetch may have changed"),
+        (replace(BARE_STATE, mtime_ns=OLD * 10**9 + 5), "Fetch may have changed"),
+        (replace(STATE, mtime_ns=OLD * 10**9 + 5), "Fetch may have changed"),
+    ],
+)
+def test_file_that_is_young_now_is_looked_at_when_its_last_listing_knew_more(
+    told: FileEntry, expected: str
+) -> None:
+    entry, known = replace(BARE_STATE, settled=False), a_known(3, listed=Listed.of(told))
+    run = a_run(entry)
+    assert decide(run, entry, known) == made(expected, run, entry, known)
+
+
+@pytest.mark.parametrize(
+    ("known", "later"),
+    [
+        (holding(A, a_log(A)), False),
+        (holding(A, a_log(A + B)), False),
+        (holding(A), True),
+        (holding(A, a_log(A, digest=False)), True),
+        (holding(A + b"b", a_log(A)), True),
+    ],
+)
+def test_log_may_be_later_than_any_published_state(known: Known, later: bool) -> None:
+    assert may_be_later(known) is later
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 2])
@@ -330,42 +367,6 @@ def test_any_history_of_a_log_is_followed(versions: list[bytes], digest: bool, e
             known = Known(local, hashes(held), Listed.of(entry))
         assert decide(run, entry, known) is None
         assert held == content if last else held == content[: content.rfind(b"\n") + 1]
-
-
-def a_listing(digest: str | None, ns: int | None = None, *, size: int = 3, mtime: float = 5.0) -> Listed:
-    return Listed(size, mtime, ns, digest)
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        (a_listing("a"), a_listing("a"), True),
-        (a_listing("a"), a_listing("b"), False),
-        (a_listing("a"), a_listing(None), True),
-        (a_listing(None), a_listing("a"), True),
-        (a_listing("a"), a_listing("a", size=4), False),
-        (a_listing(None, 7), a_listing(None, 7, mtime=6.0), True),
-        (a_listing(None, 7), a_listing(None, 8), False),
-        (a_listing("a", 7), a_listing("a", 8), False),
-        (a_listing(None, 7), a_listing(None, mtime=5.9), True),
-        (a_listing(None), a_listing(None, 7, mtime=6.0), False),
-        (a_listing(None, mtime=5.2), a_listing(None, mtime=5.7), True),
-        (a_listing(None), a_listing(None, mtime=4.9), False),
-    ],
-)
-def test_listings_are_of_the_same_content_as_far_as_both_know(one: Listed, other: Listed, same: bool) -> None:
-    assert one.same_as(other) is other.same_as(one) is same
-
-
-def test_listing_of_an_entry() -> None:
-    entry = replace(STATE, mtime=1.5, mtime_ns=1_500_000_007)
-    assert Listed.of(entry) == Listed(3, 1.5, 1_500_000_007, ONE.hexdigest(), None)
-    assert Listed.of(entry).time_ns == 1_500_000_007
-    assert Listed.of(replace(entry, mtime_ns=None)).time_ns == 1_500_000_000
-    before = time.time()
-    young_at = Listed.of(replace(entry, settled=False)).young_at
-    assert young_at is not None
-    assert before <= young_at <= time.time()
 
 
 @given(st.lists(st.sampled_from([b"1", b"2", b"33"]), min_size=1, max_size=6), st.booleans())
