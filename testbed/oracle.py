@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sqlite3
 import stat
-import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from io import FileIO
@@ -29,69 +26,13 @@ from typing import Any, NamedTuple
 
 from testbed.epochs import Epoch
 from testbed.history import History, is_log, says_ended
+from testbed.mirror_records import STATE, Records, Row, read_records
+from testbed.publications import Entry, Publication, entry_of, identity_of
 from testbed.selected import selected_files
 
 BLOCK = 1024 * 1024
 PAGE = os.sysconf("SC_PAGE_SIZE")
 OWN_FOLDER = ".runicorn"
-STATE = f"{OWN_FOLDER}/state.db"
-
-Identity = tuple[str | None, int, str]
-"""Lineage, revision and snapshot."""
-
-
-class Row(NamedTuple):
-    """What the client has recorded of a file; the second is that of the server's file."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-    hashes: bytes
-    is_gone: bool = False
-    second: int = 0
-
-
-@dataclass(frozen=True)
-class Records:
-    """What the client has recorded.
-
-    Attributes:
-        rows: of the files, by path.
-        wanted: paths that it knows to be undone.
-        cursor: the published state that it claims, as it is recorded.
-    """
-
-    rows: Mapping[str, Row] = field(default_factory=dict)
-    wanted: frozenset[str] = frozenset()
-    cursor: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def revision(self) -> int:
-        """The revision that it claims; 0 when it claims none."""
-        known = [each[1] for each in (self.cursor.get("identity"), self.cursor.get("base")) if each]
-        return min(known, default=0)
-
-
-class Entry(NamedTuple):
-    """How a file was published."""
-
-    size: int
-    digest: str | None
-    ended: bool
-
-
-@dataclass(frozen=True)
-class Publication:
-    """A state that was published."""
-
-    identity: Identity
-    is_full: bool
-    complete: bool
-    runs: Mapping[str, Mapping[str, Entry]]
-
-    def lists(self, path: str) -> bool:
-        """Whether it names a file."""
-        return any(path in files for files in self.runs.values())
 
 
 class _Log(NamedTuple):
@@ -171,11 +112,11 @@ class Oracle:
             ended = says_ended(json.dumps({"status": run["status"]}).encode())
             if ended:
                 self._ended.add(run["folder"])
-            files = {each["path"]: _entry(each, ended) for each in run["files"]}
+            files = {each["path"]: entry_of(each, ended) for each in run["files"]}
             same = before.get(run["folder"])
             runs[run["folder"]] = same if same == files else files
         is_full = document["manifest_type"] == "full"
-        self.add(Publication(_identity(document), is_full, document.get("complete") is True, runs))
+        self.add(Publication(identity_of(document), is_full, document.get("complete") is True, runs))
 
     def published_in(self, journal: Path) -> None:
         """Take note of all that a journal has published since the last call; the current HEAD tells nothing
@@ -343,7 +284,7 @@ class Oracle:
 
     def _records(self, mirror: Path) -> tuple[Records, list[str]]:
         try:
-            return _read_records(mirror / STATE), []
+            return read_records(mirror / STATE), []
         except (sqlite3.DatabaseError, ValueError) as error:
             return Records(), [f"law 2: {STATE}: {error}"]
 
@@ -505,14 +446,6 @@ class Oracle:
         return content.startswith(found) and least <= len(found) <= most
 
 
-def _identity(document: Mapping[str, Any]) -> Identity:
-    return document.get("lineage"), document["revision"], document["snapshot_id"]
-
-
-def _entry(raw: Mapping[str, Any], ended: bool) -> Entry:
-    return Entry(raw["size"], raw.get("sha256") or raw.get("block_digest"), ended)
-
-
 def _hashes(path: str, content: bytes) -> bytes:
     """The hashes that a record of this content holds."""
     if not is_log(path):
@@ -542,36 +475,3 @@ def _contents(mirror: Path) -> Iterator[tuple[str, bytes]]:
 
 def _shown(content: bytes) -> str:
     return f"{len(content)} bytes that end with {content[-20:]!r}"
-
-
-@contextmanager
-def _opened(database: Path) -> Iterator[sqlite3.Connection]:
-    """A copy of a database: opening it makes whole what a kill has left, which is the client's to do."""
-    with tempfile.TemporaryDirectory(prefix="oracle-") as folder:
-        for suffix in ("", "-wal", "-journal"):
-            part = database.with_name(database.name + suffix)
-            if part.exists():
-                shutil.copy(part, Path(folder, part.name))
-        with closing(sqlite3.connect(Path(folder, database.name))) as connection:
-            yield connection
-
-
-def _read_records(database: Path) -> Records:
-    if not database.exists():
-        return Records()
-    with _opened(database) as state:
-        (check,) = state.execute("PRAGMA integrity_check").fetchone()
-        if check != "ok":
-            raise ValueError(f"it is damaged: {check}")
-        if not state.execute("SELECT 1 FROM sqlite_master WHERE name = 'files'").fetchone():
-            return Records()
-        found = state.execute(
-            "SELECT folder, inner, size, mtime_ns, inode, hashes, gone, listed_mtime FROM files"
-        ).fetchall()
-        rows = {
-            f"{folder}/{inner}": Row(size, mtime_ns, inode % 2**64, hashes, bool(gone), int(second or 0))
-            for folder, inner, size, mtime_ns, inode, hashes, gone, second in found
-        }
-        wanted = state.execute("SELECT folder || '/' || inner FROM wanted").fetchall()
-        cursor = state.execute("SELECT value FROM meta WHERE key = 'cursor'").fetchone()
-    return Records(rows, frozenset(path for (path,) in wanted), (cursor and json.loads(cursor[0])) or {})

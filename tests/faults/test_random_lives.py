@@ -26,7 +26,8 @@ from runicorn.remote_storage import SyncOptions, SyncReport, synchronize
 from runicorn.remote_storage.journal_reader import JournalReader
 from runicorn.remote_storage.transport import LocalTransport
 from testbed.history import History
-from testbed.oracle import STATE, Oracle
+from testbed.mirror_records import STATE
+from testbed.oracle import Oracle
 from tests.faults.lives import (
     KILLED,
     PLACES,
