@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from runicorn.remote_storage import fetch, transfer
+from tests.faults.lab import Lab
 from tests.faults.odd import Commands
+from tests.faults.process import sync_here
 from tests.faults.scene import scenes_folder
 
 
@@ -43,3 +45,22 @@ def place(tmp_path: Path) -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix="runicorn-scene-", dir=scenes_folder(tmp_path)))
     yield made
     shutil.rmtree(made)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """A lab without a journal, for one module; nobody changes it."""
+    return Lab.build(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture
+def lab(built: Lab, tmp_path: Path) -> Lab:
+    """A lab of its own for a test."""
+    return built.moved(tmp_path)
+
+
+@pytest.fixture
+def quick(lab: Lab) -> Lab:
+    """For long tables: the command runs in this process."""
+    lab.run = sync_here
+    return lab

@@ -13,6 +13,7 @@ import pytest
 
 from runicorn.journal.frames import FrameReader, beginning
 from runicorn.journal.sections import decode_files
+from tests.faults.attacks import ESCAPES, FOLDERS, NUMBERS, UNREQUESTED, calls
 from tests.faults.forgery import Forgery, entry, files_frame, section
 from tests.faults.lab import Lab
 from tests.faults.process import (
@@ -25,7 +26,6 @@ from tests.faults.process import (
     sync_here,
 )
 from tests.faults.tally import Tried, count
-from tests.faults.test_hostile_manifest import ESCAPES, FOLDERS, NUMBERS, UNREQUESTED, _calls
 from tests.journal.forge import FILES, Raw, frame, zlib_bomb, zstd_bomb, zstd_window
 from tests.manifest.helpers import PATH_RUN, PROJECT_RUN
 
@@ -240,7 +240,7 @@ def test_ten_times_as_much_in_a_frame_is_ten_times_the_work(
         reader = FrameReader(beginning(ONE))
         reader.feed(epoch_of(ONE, files_frame(*shape(size))))
         (made,) = reader.frames()
-        work.append(_calls(lambda made=made: list(decode_files(made))))  # type: ignore[misc]
+        work.append(calls(lambda made=made: list(decode_files(made))))  # type: ignore[misc]
     assert work[1] < 11 * work[0]
 
 

@@ -26,6 +26,7 @@ from runicorn.remote_storage.transport import FdChannel, LocalTransport, SftpEng
 from testbed import sftp_packets
 from testbed.fault_sftp import FaultServer
 from testbed.sshd import Sshd
+from tests.faults.attacks import LINKED_FILES, LINKED_FOLDERS
 from tests.faults.lab import Lab
 from tests.faults.process import (
     PROJECT_ROOT,
@@ -40,7 +41,6 @@ from tests.faults.process import (
 )
 from tests.faults.programs import Program
 from tests.faults.tally import SOAK_END, Tried, count, scale, turns
-from tests.faults.test_hostile_manifest import LINKED_FILES, LINKED_FOLDERS
 from tests.manifest.helpers import PATH_RUN, PROJECT_RUN, make_run, write
 
 SEED = int(os.environ.get("RUNICORN_SWAP_SEED", "1"))
