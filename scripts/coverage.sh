@@ -7,9 +7,11 @@ cd "$(dirname "$0")/.."
 # by coverage's contexts, with one file more where a module has its own.
 tests=(tests/journal/test_{codecs,frames,head,sections*}.py)
 tests+=(tests/manifest/test_{checks,codec,files,reader,rules}.py)
-tests+=(tests/remote_storage/test_{client_api,diff,durability,fetch,journal_changes,landing,mirror,names,pace}.py)
-tests+=(tests/remote_storage/test_{room,rung,selection,sync,sync_places,sync_repair,walk_doubts,workers}.py)
+tests+=(tests/remote_storage/test_{client_api,diff,durability,fetch,journal_base,journal_changes,landing}.py)
+tests+=(tests/remote_storage/test_{logs_ahead,mirror,names,pace,room,rung,selection,stopping,sync}.py)
+tests+=(tests/remote_storage/test_{sync_places,sync_repair,verify,walk_doubts,workers}.py)
 tests+=(tests/transport/test_{channel,contract,engine_faults,sharing,ssh,stream,window,wire}.py)
+tests+=(tests/faults/test_failing_calls.py)
 
 export COVERAGE_FILE=$PWD/build/coverage/data
 rm -rf build/coverage
