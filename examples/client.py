@@ -1,7 +1,7 @@
 """On your machine: mirror several servers at once: `python client.py MIRRORS HOST:PATH...`.
 
-Each root gets a folder of its own below MIRRORS, a thread, and one connection over your own ssh (or over the
-program that RUNICORN_SSH names). SIGTERM or Ctrl-C ends all of them.
+Each root gets a folder of its own below MIRRORS, named after host and path, a thread, and one connection over
+your own ssh (or over the program that RUNICORN_SSH names). SIGTERM or Ctrl-C ends all of them.
 """
 
 from __future__ import annotations
@@ -29,30 +29,31 @@ SSH = tuple(shlex.split(os.environ.get("RUNICORN_SSH", "ssh")))
 OPTIONS = SyncOptions(selection=Selection(media=False))  # metrics and logs; no images
 
 
-def tell(host: str, event: Event) -> None:
-    """Print what a person wants to know of one server."""
+def tell(source: str, event: Event) -> None:
+    """Print what a person wants to know of one root."""
     if isinstance(event, SyncFinished):
         report = event.report
         print(
-            f"{host}: {report.files_synced} files, {report.failed_count} failed, by {report.method}",
+            f"{source}: {report.files_synced} files, {report.failed_count} failed, by {report.method}",
             flush=True,
         )
     elif isinstance(event, ConnectionLost | SyncFailed):
-        print(f"{host}: {event.error}; again in {event.retry_in:.0f} s", flush=True)
+        print(f"{source}: {event.error}; again in {event.retry_in:.0f} s", flush=True)
     elif isinstance(event, PublicationStale):
-        print(f"{host}: nothing published for {event.unchanged:.0f} s: is the generator dead?", flush=True)
+        print(f"{source}: nothing published for {event.unchanged:.0f} s: is the generator dead?", flush=True)
 
 
-def mirror(host: str, path: str, folder: Path, stop: threading.Event, failures: list[str]) -> None:
+def mirror(source: str, folder: Path, stop: threading.Event, failures: list[str]) -> None:
     """Watch one root until `stop` is set, or until it fails in a way that cannot pass by itself."""
-    observer = partial(tell, host)
+    host, _, path = source.partition(":")
+    observer = partial(tell, source)
     connect = partial(connect_ssh, SshTarget(host, command=SSH))
     session = LiveSession(connect, path, folder, OPTIONS, observer, cancel=stop)
     try:
         Watcher(session, observer=observer).run(stop)
     except RunicornError as error:
         if not stop.is_set():
-            failures.append(f"{host}: {error} (exit code {error.exit_code}) {error.hint}")
+            failures.append(f"{source}: {error} (exit code {error.exit_code}) {error.hint}")
 
 
 def main() -> int:
@@ -62,10 +63,9 @@ def main() -> int:
         signal.signal(number, lambda *_: stop.set())
     threads = []
     for source in sys.argv[2:]:
-        host, _, path = source.partition(":")
-        folder = Path(sys.argv[1], host)
+        folder = Path(sys.argv[1], source.replace(":", "").replace("/", "-"))
         folder.mkdir(parents=True, exist_ok=True)
-        thread = threading.Thread(target=mirror, args=(host, path, folder, stop, failures), name=host)
+        thread = threading.Thread(target=mirror, args=(source, folder, stop, failures), name=source)
         thread.start()
         threads.append(thread)
     for thread in threads:

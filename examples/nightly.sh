@@ -11,7 +11,7 @@ case $code in
   0) ;;
   3) echo "nightly: some files failed; the next sync tries them again" >&2 ;;
   4) echo "nightly: no connection to $source; the backup is of the last good state" >&2 ;;
-  8) echo "nightly: a sync is at work already" >&2; exit 0 ;;
+  8) echo "nightly: no backup: another sync, or a watch, works on the mirror" >&2; exit 8 ;;
   *) exit "$code" ;;
 esac
 

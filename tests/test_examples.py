@@ -117,11 +117,11 @@ def test_runs_of_a_training_arrive_live_and_are_analysed_while_they_sync(tmp_pat
         for publisher, runs in zip(publishers, ("1 runs", "2 runs"), strict=True):
             assert runs in publisher.wait_for("revision 1:")
         client = stack.enter_context(
-            _running("client.py", mirrors, "gpu1:/one", "gpu2:/two", environment=ssh)
+            _running("client.py", mirrors, "gpu1:/one", "gpu1:/two", environment=ssh)
         )
-        begun = {client.wait_for("files, 0 failed, by journal").split(":")[0] for _ in roots}
-        assert begun == {"gpu1", "gpu2"}
-        before = {row[0] for row in _analysis(mirrors / "gpu1")}
+        begun = {client.wait_for("files, 0 failed, by journal").rpartition(":")[0] for _ in roots}
+        assert begun == {"gpu1:/one", "gpu1:/two"}
+        before = {row[0] for row in _analysis(mirrors / "gpu1-one")}
 
         train: list[str | Path] = [
             sys.executable,
@@ -134,13 +134,13 @@ def test_runs_of_a_training_arrive_live_and_are_analysed_while_they_sync(tmp_pat
         ]
         training = stack.enter_context(subprocess.Popen(train))
         stack.callback(training.kill)
-        client.wait_for("gpu1:")
+        client.wait_for("gpu1:/one:")
         assert training.wait(SECONDS) == 0
         while True:
-            new = [row for row in _analysis(mirrors / "gpu1") if row[0] not in before]
+            new = [row for row in _analysis(mirrors / "gpu1-one") if row[0] not in before]
             if new and new[0][1] == "finished":
                 break
-            client.wait_for("gpu1:")
+            client.wait_for("gpu1:/one:")
         assert [row[1:4] for row in new] == [["finished", "step", str(STEPS - 1)]]
         assert client.stop() == 0
         assert [publisher.stop() for publisher in publishers] == [0, 0]
@@ -151,7 +151,7 @@ def test_client_tells_what_cannot_pass_by_itself_and_ends(tmp_path: Path) -> Non
     with EmbeddedServer(tmp_path / "served") as server:
         ssh = {"RUNICORN_SSH": server.ssh_to_any_host}
         with _running("client.py", tmp_path / "mirrors", "gpu1:/nothing", environment=ssh) as client:
-            assert "(exit code 6)" in client.wait_for("gpu1: there is no folder")
+            assert "(exit code 6)" in client.wait_for("gpu1:/nothing: there is no folder")
             assert client.wait() == 1
 
 

@@ -25,6 +25,8 @@ from typing import Any
 import paramiko
 import pytest
 
+from runicorn.cli.root_status import metrics_text
+from runicorn.manifest.status import root_status
 from testbed.sshd import Sshd
 from tests.docs.arena import SENTINEL, Arena
 from tests.docs.pages import COMMAND_SECONDS, NOT_EXECUTED, PAGES, PROJECT_ROOT, Block, blocks, checked, read
@@ -182,6 +184,13 @@ def test_account_of_sftp_alone_can_be_synced_from(block: Block, arena: Arena) ->
             f"runicorn sync {ssh.pop(-1)}:{arena.root} ./experiments --ssh {shlex.quote(shlex.join(ssh))}"
         )
     assert list(arena.work.rglob("status.json"))
+
+
+def test_gauges_that_the_monitoring_names_are_those_that_are_written(arena: Arena) -> None:
+    arena.publish()
+    written = re.findall(r"^# TYPE (\w+) gauge$", metrics_text(root_status(arena.root)), re.MULTILINE)
+    named = re.findall(r"^\| `(runicorn_\w+)` \|", read("docs/howto/monitoring.md"), re.MULTILINE)
+    assert named == written
 
 
 def test_fields_that_the_monitoring_asks_for_exist(arena: Arena) -> None:

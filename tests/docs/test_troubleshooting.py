@@ -97,6 +97,10 @@ def test_messages_that_the_troubleshooting_quotes_are_those_of_the_program() -> 
         "the host key was refused",
         "there is no folder ... at the source",
     ]
+    quoted += [
+        "the working folder is not there any more",
+        "what was asked for is done, but the result cannot be written",
+    ]
     quoted += ["subsystem request failed", "Too many authentication failures", "Could not resolve hostname"]
     assert len(quoted) >= 10
     for message in quoted:

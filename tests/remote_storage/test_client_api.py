@@ -160,7 +160,7 @@ def a_client(site: Site, sftp: Any, **options: Any) -> ManifestSyncClient:
     return ManifestSyncClient(sftp, str(site.root), site.mirror, 0.0, SyncOptions(**options))
 
 
-# -- the examples of the interface document, word for word -----------------------------------------
+# -- calls as programs write them -------------------------------------------------------------------
 
 
 class Machine:

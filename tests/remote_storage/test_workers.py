@@ -20,7 +20,14 @@ from typing import Any
 
 import pytest
 
-from runicorn.errors import CancelledError, DamagedError, DiskFullError, MirrorError, UnsafeError
+from runicorn.errors import (
+    CancelledError,
+    DamagedError,
+    DiskFullError,
+    MirrorError,
+    RunicornError,
+    UnsafeError,
+)
 from runicorn.journal.frames import FrameReader, Kind, Place, beginning, encode_frame
 from runicorn.journal.sections import encode_files
 from runicorn.remote_storage import SyncOptions, SyncReport, durability, stager, synchronize
@@ -28,10 +35,11 @@ from runicorn.remote_storage import workers as workers_module
 from runicorn.remote_storage.known import Cursor, LocalFile
 from runicorn.remote_storage.report import BytesReceived, FileDone, Observer, ignore
 from runicorn.remote_storage.selection import Selection
+from runicorn.remote_storage.stager import StagedSection
 from runicorn.remote_storage.staging import stage_file
 from runicorn.remote_storage.state import MirrorState
 from runicorn.remote_storage.transport import LocalTransport
-from runicorn.remote_storage.workers import Worker, Workers, most_workers
+from runicorn.remote_storage.workers import Worker, WorkerPool, Workers, most_workers
 from tests.journal.forge import FILES, chained, content, seed, split, with_content
 from tests.remote_storage.helpers import RUN, Site, make_run, put, run_files
 from tests.remote_storage.journal_helpers import (
@@ -502,6 +510,48 @@ def test_what_a_killed_sync_left_is_swept(framed: Site, workers: Workers) -> Non
     by_journal(first_sync(framed, workers))
     framed.assert_equal()
     assert not framed.staged()
+
+
+@pytest.mark.parametrize("error", [UnsafeError("a name that would harm"), DamagedError("other bytes")])
+def test_what_is_found_only_when_the_sync_is_stopped_is_met_by_the_next_one(
+    framed: Site, monkeypatch: pytest.MonkeyPatch, error: RunicornError
+) -> None:
+    received: list[int] = []
+
+    def stop(event: object) -> None:
+        if isinstance(event, BytesReceived):
+            received.append(event.count)
+            if len(received) == 3:
+                raise CancelledError("stopped by the test")
+
+    def found(_: WorkerPool) -> Iterator[tuple[Place, list[StagedSection]]]:
+        yield from ()
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkerPool, "ready", found)
+        with pytest.raises(CancelledError, match="by the test"):
+            first_sync(framed, Workers(0), stop)
+    assert len(received) == 3
+    assert not framed.staged()
+    by_journal(first_sync(framed, Workers(0)))
+    framed.assert_equal()
+
+
+def test_helper_of_which_the_folder_cannot_be_removed_ends_the_sync(
+    framed: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(pool: WorkerPool) -> None:
+        close(pool)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    close = WorkerPool.close
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkerPool, "close", failing)
+        with pytest.raises(MirrorError, match=os.strerror(errno.EIO)):
+            first_sync(framed, Workers(0))
+    by_journal(framed.sync())
+    framed.assert_equal()
 
 
 # -- the disk ------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ time are not read again. In the folder journal beside them, a journal tells clie
 changed, together with the bytes.
 
 With --watch it goes on publishing until it is stopped (SIGTERM or Ctrl-C): at once where the system tells of
-changes (inotify; pip install 'runicorn[watch]'), and by scanning every interval anyway.
+changes (inotify; needs the extra 'watch'), and by scanning every interval anyway.
 
 \b
 Examples:

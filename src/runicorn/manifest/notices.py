@@ -97,7 +97,7 @@ class Notices:
         try:
             import inotify_simple
         except ImportError:
-            message = "the package inotify-simple is not installed (pip install 'runicorn[watch]')"
+            message = "the package inotify-simple is not installed (it comes with the extra 'watch')"
             raise NoNoticesError(message) from None
         self._flags = inotify_simple.flags
         self._mask = self._wanted()

@@ -1,4 +1,4 @@
-"""The client of a program: `ManifestSyncClient`, as the interface document has it."""
+"""The client of a program: `ManifestSyncClient`."""
 
 from __future__ import annotations
 

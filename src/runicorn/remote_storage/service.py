@@ -1,4 +1,4 @@
-"""`MetadataSyncService`: syncs on demand or in the background, as the interface document has it."""
+"""`MetadataSyncService`: syncs on demand or in the background."""
 
 from __future__ import annotations
 
