@@ -144,7 +144,7 @@ def test_without_notices_lively_runs_and_the_whole_root_are_looked_at(root: Path
 def test_missing_library_is_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "inotify_simple", None)
     with watching(root, interval=1) as (_, told):
-        assert "runicorn[watch]" in told.line("scanning instead")
+        assert "the extra 'watch'" in told.line("scanning instead")
         make_run(root, "p/n/runs/r9")
         told.until(lambda each: each.total_experiments == 4)
 
