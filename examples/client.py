@@ -58,9 +58,9 @@ def mirror(source: str, folder: Path, stop: threading.Event, failures: list[str]
 
 def main() -> int:
     """Mirror all roots side by side; returns the exit code."""
-    stop, failures = threading.Event(), list[str]()
+    stop, failures, signals = threading.Event(), list[str](), list[int]()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda received, _: signals.append(received))
     threads = []
     for source in sys.argv[2:]:
         folder = Path(sys.argv[1], source.replace(":", "").replace("/", "-"))
@@ -69,8 +69,10 @@ def main() -> int:
         thread.start()
         threads.append(thread)
     for thread in threads:
-        while thread.is_alive():  # a join without an end would not let signals through
-            thread.join(1.0)
+        while thread.is_alive():
+            thread.join(0.2)
+            if signals:  # not set where the signal comes: its lock may be held there
+                stop.set()
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0

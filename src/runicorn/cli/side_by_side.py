@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import signal
 import threading
 import time
@@ -43,20 +44,20 @@ class Work:
     error: BaseException | None = None
     thread: threading.Thread | None = field(default=None, repr=False)
 
-    def start(self, stop: threading.Event, ended: threading.Event) -> None:
-        """Begin, in a thread of its own; ``ended`` is set when it has ended."""
+    def start(self, stop: threading.Event, ended: queue.SimpleQueue[None]) -> None:
+        """Begin, in a thread of its own; ``ended`` gets an item when it has ended."""
         self.thread = threading.Thread(
             target=self._do, args=(stop, ended), name=self.name or None, daemon=True
         )
         self.thread.start()
 
-    def _do(self, stop: threading.Event, ended: threading.Event) -> None:
+    def _do(self, stop: threading.Event, ended: queue.SimpleQueue[None]) -> None:
         try:
             self.code = self._guarded(stop)
         except BaseException as error:  # noqa: BLE001 - it is raised again, by the main thread
             self.error, self.code = error, 1
         finally:
-            ended.set()
+            ended.put(None)
 
     def _guarded(self, stop: threading.Event) -> int:
         try:
@@ -80,14 +81,14 @@ def run_side_by_side(works: Sequence[Work], lingers: Callable[[], None], *, sign
         KeyboardInterrupt: it was interrupted.
         BaseException: what a piece of work raised that is no error of this program.
     """
-    stop, wake = threading.Event(), threading.Event()
-    with _signals(stop, wake) if signals_end_well else contextlib.nullcontext():
+    stop, wake = threading.Event(), queue.SimpleQueue[None]()
+    with _signals(wake) if signals_end_well else contextlib.nullcontext(lambda: False) as is_asked:
         try:
             for work in works:
                 work.start(stop, wake)
-            while not stop.is_set() and any(work.code is None for work in works):
-                wake.wait(_WAKE)
-                wake.clear()
+            while not is_asked() and any(work.code is None for work in works):
+                with contextlib.suppress(queue.Empty):
+                    wake.get(timeout=_WAKE)
                 if any(work.error is not None for work in works):
                     break
         finally:
@@ -121,11 +122,15 @@ def _join(works: Sequence[Work], deadline: float) -> None:
 
 
 @contextlib.contextmanager
-def _signals(stop: threading.Event, wake: threading.Event) -> Iterator[None]:
-    """The first signal asks to end, a later one insists. One that comes at once is the same wish: `timeout`
-    and shells signal a process and then its group."""
+def _signals(wake: queue.SimpleQueue[None]) -> Iterator[Callable[[], bool]]:
+    """Gives whether a signal has asked to end; a later one insists. One that comes at once is the same wish:
+    `timeout` and shells signal a process and then its group.
+
+    A signal may come within the handler, or while the main thread holds the lock of an event: setting that
+    event would wait for ever. A `SimpleQueue` is made for it.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: False
         return
 
     asked_at = 0.0
@@ -133,15 +138,14 @@ def _signals(stop: threading.Event, wake: threading.Event) -> Iterator[None]:
     def ask(signum: int, frame: FrameType | None) -> None:
         nonlocal asked_at
         del signum, frame
-        if stop.is_set() and time.monotonic() - asked_at > _SAME_WISH:
+        if asked_at and time.monotonic() - asked_at > _SAME_WISH:
             raise KeyboardInterrupt
         asked_at = asked_at or time.monotonic()
-        stop.set()
-        wake.set()
+        wake.put(None)
 
     before = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield lambda: asked_at > 0
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
