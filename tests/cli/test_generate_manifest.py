@@ -110,6 +110,16 @@ def test_verbose_logs_on_stderr(tmp_path: Path) -> None:
     assert r"problem: a\x0ab: unsafe_name: it holds the character \x0a" in result.stderr
 
 
+def test_verbose_without_a_journal_removes_the_one_that_is_there(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    command = [sys.executable, "-m", "runicorn", "generate-manifest", "--root", str(tmp_path), "--verbose"]
+    for more in ([], ["--no-journal"], ["--no-journal"]):
+        result = subprocess.run([*command, *more], capture_output=True, text=True, timeout=60, check=False)
+        assert result.returncode == 0, result.stderr
+        assert (tmp_path / ".runicorn/journal").exists() is not bool(more)
+        assert ("journal: epoch" in result.stderr) is not bool(more)
+
+
 def test_problems_are_named_and_the_exit_code_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

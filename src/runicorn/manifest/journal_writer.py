@@ -334,7 +334,7 @@ class JournalWriter:
     def log(self, outcome: Outcome) -> None:
         """Tell what the journal costs."""
         journal = self._store.state
-        if journal is None or not _log.isEnabledFor(logging.DEBUG):
+        if journal is None or not self._wanted or not _log.isEnabledFor(logging.DEBUG):
             return
         total = sum(self._store.size(each) for each in self._store.epochs())
         size = outcome.header.total_bytes
