@@ -42,9 +42,9 @@ def _assert_documented(document: dict[str, Any], title: str, *, absent: frozense
     assert not wrong, f"not of the documented type: {wrong}"
 
 
-def _sync_json(*arguments: str | Path, code: int = 0) -> dict[str, Any]:
+def _printed(*arguments: str | Path, code: int = 0) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "runicorn", "sync", "--json", *arguments],
+        [sys.executable, "-m", "runicorn", *arguments],
         check=False,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -52,8 +52,13 @@ def _sync_json(*arguments: str | Path, code: int = 0) -> dict[str, Any]:
         timeout=COMMAND_SECONDS,
     )
     assert done.returncode == code, done.stderr
-    assert done.stdout.count("\n") == 1
-    document: dict[str, Any] = json.loads(done.stdout)
+    return done.stdout
+
+
+def _sync_json(*arguments: str | Path, code: int = 0) -> dict[str, Any]:
+    printed = _printed("sync", "--json", *arguments, code=code)
+    assert printed.count("\n") == 1
+    document: dict[str, Any] = json.loads(printed)
     return document
 
 
@@ -103,16 +108,7 @@ def test_json_of_failed_files_and_failed_syncs_is_documented(tmp_path: Path) -> 
 
 
 def _runicorn_json(*arguments: str | Path, code: int = 0) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "runicorn", *arguments],
-        check=False,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_SECONDS,
-    )
-    assert done.returncode == code, done.stderr
-    document: dict[str, Any] = json.loads(done.stdout)
+    document: dict[str, Any] = json.loads(_printed(*arguments, code=code))
     return document
 
 

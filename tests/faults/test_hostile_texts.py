@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,9 +54,11 @@ def _texts(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 
 def test_text_of_every_single_field_reaches_no_terminal_raw(
-    lab: Lab, capfd: pytest.CaptureFixture[str]
+    lab: Lab, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     from runicorn.cli import main
+
+    caplog.set_level(logging.DEBUG, "runicorn")  # as -v sets it for this process; it is put back at the end
 
     lab.document["problems"] = [{"path": "a", "kind": "link", "message": "m"}]
     places = [place for place in _texts(lab.document) if "files" not in place or place[3] == 0]

@@ -263,11 +263,9 @@ class BaseInstaller:
         """End what helps; what was staged and has no name is removed.
 
         Raises:
-            MirrorError: it cannot be removed.
+            OSError: it cannot be removed.
         """
         try:
             self._workers.close()
-        except OSError as error:
-            raise mirror_error(error) from error
         finally:
             self._pool.shutdown()
