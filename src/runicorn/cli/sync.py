@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,11 +109,22 @@ def _workers(mirror: Path, options: SyncOptions) -> Workers | None:
     """Processes that help with a first sync, when this looks like one."""
     from runicorn.remote_storage.options import AUTO, JOURNAL
 
-    if options.dry_run or options.method not in (AUTO, JOURNAL) or mirror.exists():
+    if options.dry_run or options.method not in (AUTO, JOURNAL) or not _is_new(mirror):
         return None
     from runicorn.remote_storage.workers import Workers, most_workers
 
     return Workers(most_workers())
+
+
+def _is_new(mirror: Path) -> bool:
+    """Whether a mirror is not there yet, or is an empty folder."""
+    try:
+        with os.scandir(mirror) as entries:
+            return next(entries, None) is None
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # why it is of no use is told when it is opened
 
 
 def _log_to_stderr(verbose: bool, quiet: bool, *, by_name: bool = False) -> None:

@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 BATCH_BYTES = 64 * 1024 * 1024
 BATCH_SECONDS = 0.3
-FIRST_USE_SECONDS = 0.1
-"""How long files of first use wait at most for others to share their barriers."""
+RESTING_SECONDS = 0.1
+"""How long files wait at most for others to share their barriers while the disk has nothing to do."""
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ class BaseInstaller:
         try:
             for place, sections in staged:
                 self._gather(place, sections)
-                if self._is_due() or self._is_first_use_due():
+                if self._is_due():
                     self._advance()
         except BaseException:
             self._is_broken = True  # the place must not pass what was not staged
@@ -138,18 +138,15 @@ class BaseInstaller:
         batch.place = place
 
     def _is_due(self) -> bool:
-        batch = self._batch
+        batch, waited = self._batch, time.monotonic() - self._last
         if len(batch.files) >= self._barrier.batch_files or batch.size >= BATCH_BYTES:
             return True
-        return time.monotonic() - self._last >= BATCH_SECONDS
-
-    def _is_first_use_due(self) -> bool:
-        """On a slow line the next frames may be long in coming."""
+        if waited >= BATCH_SECONDS:
+            return True
         if self._waiting is not None and not self._waiting.done():
             return False
-        if self._written is not None and self._written.is_first_use:
-            return True
-        return self._batch.is_first_use and time.monotonic() - self._last >= FIRST_USE_SECONDS
+        # On a slow line the next frames may be long in coming.
+        return waited >= RESTING_SECONDS or (self._written is not None and self._written.is_first_use)
 
     # -- putting in place ------------------------------------------------------------------
 

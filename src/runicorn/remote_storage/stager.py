@@ -7,8 +7,8 @@ processes can do it (`runicorn.remote_storage.workers`).
 from __future__ import annotations
 
 import contextlib
+import marshal
 import os
-from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -28,6 +28,10 @@ _RUN_FIELDS = attrgetter("folder", "run_id", "project", "name", "status", "creat
 _ENTRY_FIELDS = attrgetter(
     "path", "size", "mtime", "priority", "is_log", "mtime_ns", "sha256", "block_digest", "tail_hash"
 )
+
+
+FOLDER_FILES = 64
+"""Files of one folder: to look for a name, and for a place for it, takes longer in a large one."""
 
 
 class StagedEntry(NamedTuple):
@@ -83,13 +87,29 @@ class StagedSection(NamedTuple):
         return wanted_row(Run(*(*self.run, ())), FileEntry(*entry.fields))
 
 
+def packed(sections: list[StagedSection] | None) -> bytes:
+    """What was staged, for another process of the same Python."""
+    if sections is None:
+        return marshal.dumps(None)
+    return marshal.dumps([(each.run, list(map(tuple, each.entries)), each.removed) for each in sections])
+
+
+def unpacked(data: bytes) -> list[StagedSection] | None:
+    """What `packed` has packed."""
+    sections = marshal.loads(data)  # noqa: S302 - of a process that this one has started
+    if sections is None:
+        return None
+    make = StagedEntry._make
+    return [StagedSection(run, list(map(make, entries)), removed) for run, entries, removed in sections]
+
+
 class Stager:
-    """Stages the files of frames, in a folder of its own: making files in one folder, processes wait for
+    """Stages the files of frames, in folders of its own: making files in one folder, processes wait for
     each other.
 
     Args:
         staging_fd: open folder for staged files.
-        name: of its own folder below that, which is not there yet.
+        name: what the names of its own folders below that begin with; none is there yet.
         selection: what is synced.
         epoch: epoch of the mirror that files are recorded in.
     """
@@ -97,10 +117,11 @@ class Stager:
     def __init__(self, staging_fd: int, name: str, selection: Selection, epoch: int) -> None:
         self._staging_fd = staging_fd
         self._name = name
-        self._folder_fd = -1
+        self._folder, self._folder_fd, self._folders = "", -1, 0
         self._selection = selection
         self._epoch = epoch
         self._staged = 0
+        self._in_frame: list[str] = []
 
     def stage(self, frame: StoredFrame) -> list[StagedSection]:
         """Stage all files that a frame carries, or none.
@@ -110,30 +131,31 @@ class Stager:
             UnsafeError: it would harm.
             DiskFullError: there is no room.
         """
-        before = self._staged
+        self._in_frame = []
         try:
             return [self._section(section) for section in decode_files(frame.open())]
         except BaseException:
-            self._discard(range(before + 1, self._staged + 1))
+            self._discard()
             raise
 
-    def _discard(self, numbers: Sequence[int]) -> None:
-        for number in numbers if self._folder_fd >= 0 else ():
+    def _discard(self) -> None:
+        for name in self._in_frame:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(str(number), dir_fd=self._folder_fd)
+                os.unlink(name, dir_fd=self._staging_fd)
 
-    def _folder(self) -> int:
-        if self._folder_fd < 0:
-            os.mkdir(self._name, 0o700, dir_fd=self._staging_fd)
-            self._folder_fd = os.open(self._name, FOLDER_FLAGS, dir_fd=self._staging_fd)
-        return self._folder_fd
+    def _next_folder(self) -> None:
+        self.close()
+        self._folders += 1
+        folder = f"{self._name}-{self._folders}"
+        os.mkdir(folder, 0o700, dir_fd=self._staging_fd)
+        self._folder_fd = os.open(folder, FOLDER_FLAGS, dir_fd=self._staging_fd)
+        self._folder = folder
 
     def close(self) -> None:
-        """Remove its folder, and what is left in it."""
+        """Close its folder; whoever gave the name removes it, and those before it."""
         if self._folder_fd >= 0:
             os.close(self._folder_fd)
             self._folder_fd = -1
-        discard_folder(self._staging_fd, self._name)
 
     def _section(self, section: Section) -> StagedSection:
         run, wants = section.run, self._selection.wants
@@ -145,15 +167,19 @@ class Stager:
         if carried is None or (entry.is_log and (carried.start or not ends_whole(run, carried))):
             return StagedEntry(_ENTRY_FIELDS(entry), 0, "", ())
         (hashes, _), listed = proven(entry, carried), Listed.of(entry)
-        self._staged += 1
-        name = str(self._staged)
         try:
-            local = stage_file(self._folder(), name, carried.data, listed.time_ns)
+            if self._staged % FOLDER_FILES == 0:
+                self._next_folder()
+            self._staged += 1
+            number = str(self._staged)
+            local = stage_file(self._folder_fd, number, carried.data, listed.time_ns)
         except OSError as error:
             failure = mirror_error(error, entry.path)
             if isinstance(failure, DiskFullError):
                 raise failure from error
             return StagedEntry(_ENTRY_FIELDS(entry), 0, "", ())
+        name = f"{self._folder}/{number}"
+        self._in_frame.append(name)
         inner = entry.path[len(run.folder) + 1 :]
         row = (run.folder, inner, *row_of(Known(local, hashes, listed, self._epoch)))
-        return StagedEntry(_ENTRY_FIELDS(entry), len(carried.data), f"{self._name}/{name}", row)
+        return StagedEntry(_ENTRY_FIELDS(entry), len(carried.data), name, row)

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import logging
 import os
+import pickle
 import secrets
 import signal
 import socket
@@ -20,15 +21,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 from queue import SimpleQueue
-from typing import Any
 
 from runicorn._version import __version__
 from runicorn.errors import RunicornError
 from runicorn.journal.frames import Kind, Place, StoredFrame
+from runicorn.remote_storage.messages import Messages
 from runicorn.remote_storage.selection import Selection
-from runicorn.remote_storage.stager import StagedSection, Stager
+from runicorn.remote_storage.stager import StagedSection, Stager, packed, unpacked
 from runicorn.remote_storage.staging import discard_folder
 
 WORTH_BYTES = 8 * 1024**2
@@ -45,6 +45,11 @@ _SEND_SECONDS = 10
 _LOOK_SECONDS = 0.2
 _END_SECONDS = 10.0
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
+_FRAME = struct.Struct("=BI")
+"""Codec of a frame, and bytes of its payload."""
+_NOWHERE = Place("", 0, b"")
+_KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(256 * 1024**2), "MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2)}
+"""What glibc is told: each frame would take its memory from the system anew, which costs as much as copying."""
 _PROGRAM = (
     "import os, sys; os.nice(5); sys.path[:] = {path!r}; "
     "from {module} import main; main({descriptor}, {version!r})"
@@ -84,12 +89,13 @@ class Worker:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
+                    env=_KEEPS_MEMORY | os.environ,
                 )
         except BaseException:
             ours.close()
             raise
         self._socket = ours
-        self._connection: Connection[Any, Any] | None = None
+        self._messages: Messages | None = None
 
     @property
     def pid(self) -> int:
@@ -100,40 +106,37 @@ class Worker:
         """Tell it what `Stager` has to know."""
         with contextlib.suppress(OSError):  # it is gone: `answer` tells
             socket.send_fds(self._socket, [b"."], [staging_fd])
-        self._connection = Connection(self._socket.detach())
-        self.send((name, selection, epoch))
+        self._messages = Messages(self._socket)
+        self._send(pickle.dumps((name, selection, epoch)))
 
-    def send(self, message: tuple[Any, ...]) -> None:
-        """Give it something to do; when it is gone, or takes nothing, `answer` tells."""
-        if self._connection is None:
+    def give(self, frame: StoredFrame) -> None:
+        """Give it a files frame to stage; when it is gone, or takes nothing, `answer` tells."""
+        self._send(frame.stored, _FRAME.pack(frame.codec, frame.size))
+
+    def _send(self, body: bytes, head: bytes = b"") -> None:
+        if self._messages is None:
             return
         try:
-            self._connection.send(message)
+            self._messages.send(body, head)
         except OSError:
             self._forget()
 
     def is_ready(self) -> bool:
         """Whether `answer` has to wait for nothing."""
-        if self._connection is None:
-            return True
-        try:
-            return self._connection.poll(0)
-        except OSError:
-            self._forget()
-            return True
+        return self._messages is None or self._messages.is_ready(0)
 
     def answer(self, check: Callable[[], None]) -> list[StagedSection] | None:
-        """What it made of the oldest frame; None when it could not, or took too long.
+        """What it has staged of the oldest frame that it has been given and not answered yet; None when it
+        could not, or is gone, or does not answer.
 
         Args:
             check: is called while nothing comes; what it raises is raised.
         """
         end = time.monotonic() + _ANSWER_SECONDS
         try:
-            while self._connection is not None and time.monotonic() < end:
-                if self._connection.poll(_LOOK_SECONDS):
-                    sections: list[StagedSection] | None = self._connection.recv()
-                    return sections
+            while self._messages is not None and time.monotonic() < end:
+                if self._messages.is_ready(_LOOK_SECONDS):
+                    return unpacked(self._messages.receive()[1])
                 check()
         except (OSError, EOFError):
             pass  # it is gone: the caller does its work
@@ -141,9 +144,9 @@ class Worker:
         return None
 
     def _forget(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._messages is not None:
+            self._messages.close()
+            self._messages = None
         self._process.kill()
 
     def end(self) -> None:
@@ -202,15 +205,14 @@ class WorkerPool:
     def __init__(
         self, staging_fd: int, selection: Selection, epoch: int, workers: Workers, check: Callable[[], None]
     ) -> None:
-        stem = secrets.token_hex(8)
+        self._stem = stem = secrets.token_hex(8)
         self._staging_fd, self._check = staging_fd, check
         self._own = Stager(staging_fd, f"{stem}-own", selection, epoch)
         self._workers = workers.take()
-        self._folders = [f"{stem}-{number}" for number in range(len(self._workers))]
         self._given: deque[tuple[StoredFrame, Worker]] = deque()
         self._next = self._lost = self._given_bytes = 0
-        for name, worker in zip(self._folders, self._workers, strict=True):
-            worker.begin(staging_fd, name, selection, epoch)
+        for number, worker in enumerate(self._workers):
+            worker.begin(staging_fd, f"{stem}-{number}", selection, epoch)
 
     def put(self, frame: StoredFrame) -> Iterator[tuple[Place, list[StagedSection]]]:
         """Take a frame, and give what is ready, each with the place behind its frame, in order.
@@ -225,7 +227,7 @@ class WorkerPool:
             return
         worker = self._workers[self._next % len(self._workers)]
         self._next += 1
-        worker.send((int(frame.kind), frame.codec, frame.stored, frame.size, frame.end))
+        worker.give(frame)
         self._given.append((frame, worker))
         self._given_bytes += len(frame.stored)
         while len(self._given) > _AHEAD * len(self._workers) or self._given_bytes > _AHEAD_BYTES:
@@ -271,11 +273,12 @@ class WorkerPool:
         for worker in self._workers:
             worker.end()
         self._own.close()
-        for name in self._folders:
-            discard_folder(self._staging_fd, name)
+        for name in os.listdir(self._staging_fd):
+            if name.startswith(self._stem):
+                discard_folder(self._staging_fd, name)
 
 
-def _work(connection: Connection[Any, Any], stager: Stager) -> None:
+def _work(messages: Messages, stager: Stager) -> None:
     """Stage frames as they come, until there are no more."""
     frames: SimpleQueue[StoredFrame | None] = SimpleQueue()
 
@@ -283,8 +286,9 @@ def _work(connection: Connection[Any, Any], stager: Stager) -> None:
         # A thread takes them, so that whoever sends never waits for one who waits to send an answer.
         with contextlib.suppress(OSError, EOFError):
             while True:
-                kind, *rest = connection.recv()
-                frames.put(StoredFrame(Kind(kind), *rest))
+                head, stored = messages.receive()
+                codec, size = _FRAME.unpack(head)
+                frames.put(StoredFrame(Kind.FILES, codec, stored, size, _NOWHERE))
         frames.put(None)
 
     threading.Thread(target=receive, name="runicorn-receive", daemon=True).start()
@@ -293,7 +297,7 @@ def _work(connection: Connection[Any, Any], stager: Stager) -> None:
             answer = stager.stage(frame)
         except (RunicornError, OSError):
             answer = None
-        connection.send(answer)
+        messages.send(packed(answer))
 
 
 def _die_with_parent() -> None:
@@ -320,6 +324,7 @@ def main(descriptor: int, version: str) -> None:
         fds = socket.recv_fds(ours, 1, 1)[1]
         if not fds or os.getppid() != parent:
             return
-        with Connection(ours.detach()) as connection, contextlib.suppress(OSError, EOFError):
-            name, selection, epoch = connection.recv()
-            _work(connection, Stager(fds[0], name, selection, epoch))
+        messages = Messages(ours)
+        with contextlib.suppress(OSError, EOFError):
+            name, selection, epoch = pickle.loads(messages.receive()[1])  # noqa: S301 - of the process that it helps
+            _work(messages, Stager(fds[0], name, selection, epoch))
