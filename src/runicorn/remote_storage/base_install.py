@@ -83,7 +83,7 @@ class BaseInstaller:
         self._written: _Batch | None = None
         self._named: _Batch | None = None
         self._last = time.monotonic()
-        self._is_broken = False
+        self._is_broken = self._is_ending = False
         self.place = place
         self.removed: dict[tuple[str, str], None] = {}
 
@@ -105,6 +105,7 @@ class BaseInstaller:
         Raises:
             RunicornError: as of `take`.
         """
+        self._is_ending = True
         self.flush()
         self.close()
 
@@ -145,7 +146,9 @@ class BaseInstaller:
             return True
         if self._waiting is not None and not self._waiting.done():
             return False
-        # On a slow line the next frames may be long in coming.
+        # On a slow line the next frames may be long in coming, and at the end none come.
+        if self._is_ending and not self._barrier.flushes_each(len(batch.files)):
+            return True
         return waited >= RESTING_SECONDS or (self._written is not None and self._written.is_first_use)
 
     # -- putting in place ------------------------------------------------------------------
@@ -184,15 +187,17 @@ class BaseInstaller:
         try:
             self._wait_for_disk()
             named, self._named = self._named, None
-            if named is not None:
-                self._record(named)
-            if self._written is not None:
-                self._give_names(self._written)
-                self._named = self._written
-            self._written = self._batch if self._batch.place != self._handed else None
-            self._handed = self._batch.place
-            self._batch = _Batch(self._handed)
-            self._start_barrier()
+            try:
+                if self._written is not None:
+                    self._give_names(self._written)
+                    self._named = self._written
+                self._written = self._batch if self._batch.place != self._handed else None
+                self._handed = self._batch.place
+                self._batch = _Batch(self._handed)
+                self._start_barrier()
+            finally:
+                if named is not None:
+                    self._record(named)
         except OSError as error:
             self.discard()
             raise mirror_error(error) from error

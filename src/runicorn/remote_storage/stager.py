@@ -30,7 +30,7 @@ _ENTRY_FIELDS = attrgetter(
 )
 
 
-FOLDER_FILES = 64
+FOLDER_FILES = 128
 """Files of one folder: to look for a name, and for a place for it, takes longer in a large one."""
 
 
