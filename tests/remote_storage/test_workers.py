@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from runicorn.errors import (
     RunicornError,
     UnsafeError,
 )
-from runicorn.journal.frames import FrameReader, Kind, Place, beginning, encode_frame
+from runicorn.journal.frames import FrameReader, Kind, Place, StoredFrame, beginning, encode_frame
 from runicorn.journal.sections import encode_files
 from runicorn.remote_storage import SyncOptions, SyncReport, durability, stager, synchronize
 from runicorn.remote_storage import workers as workers_module
@@ -242,13 +243,12 @@ def test_what_would_harm_is_refused_whole(framed: Site, workers: Workers) -> Non
 # -- one process ---------------------------------------------------------------------------------
 
 
-def empty_frame() -> tuple[int, int, bytes, int, Place]:
-    """What a process is sent for a frame without runs."""
+def empty_frame() -> StoredFrame:
+    """A frame without runs."""
     at = beginning("0" * 32)
     reader = FrameReader(at)
     reader.feed(encode_frame(at, Kind.FILES, encode_files([]))[0])
-    frame = next(reader.stored_frames())
-    return int(frame.kind), frame.codec, frame.stored, frame.size, frame.end
+    return next(reader.stored_frames())
 
 
 def never() -> None:
@@ -268,7 +268,7 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
 
 def stop(worker: Worker) -> None:
     """It hangs, from now on."""
-    worker.send(empty_frame())
+    worker.give(empty_frame())
     assert worker.answer(never) == []
     os.kill(worker.pid, signal.SIGSTOP)
 
@@ -284,7 +284,7 @@ from tests.remote_storage.test_workers import empty_frame, never
 worker = Worker()
 socket = os.dup(worker._socket.fileno())
 worker.begin(os.open(".", os.O_RDONLY), "its-own", Selection(), 1)
-worker.send(empty_frame())
+worker.give(empty_frame())
 assert worker.answer(never) == []
 keeper = subprocess.Popen(["sleep", "60"], pass_fds=[socket], stdout=subprocess.DEVNULL)
 print(worker.pid, keeper.pid, flush=True)
@@ -317,7 +317,7 @@ def test_one_that_hangs_is_ended(worker: Worker) -> None:
 
 def test_one_that_hangs_is_waited_for_as_long_as_nothing_speaks_against_it(worker: Worker) -> None:
     stop(worker)
-    worker.send(empty_frame())
+    worker.give(empty_frame())
 
     def check() -> None:
         raise CancelledError("stopped")
@@ -333,7 +333,7 @@ def test_one_that_takes_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.
     try:
         worker.begin(fd, "its-own", Selection(), 1)
         stop(worker)
-        worker.send((b"x" * 16 * 1024**2,))
+        worker.give(replace(empty_frame(), stored=b"x" * 16 * 1024**2))
         assert worker.answer(never) is None
         assert end_of(worker.pid)
     finally:
@@ -347,7 +347,7 @@ def test_one_of_another_version_does_nothing(tmp_path: Path, monkeypatch: pytest
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
         worker.begin(fd, "its-own", Selection(), 1)
-        worker.send(empty_frame())
+        worker.give(empty_frame())
         assert worker.answer(never) is None
     finally:
         worker.end()
@@ -377,7 +377,7 @@ def test_one_that_is_waited_for(tmp_path: Path) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
         worker.begin(fd, "its-own", Selection(), 1)
-        worker.send(empty_frame())
+        worker.give(empty_frame())
         assert worker.answer(never) == []
     finally:
         worker.end()

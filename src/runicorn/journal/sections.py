@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from runicorn.errors import DamagedError, UnsafeError
 from runicorn.journal.frames import Frame, Place
@@ -33,8 +33,7 @@ MAX_PROBLEM_TEXT = 64 * 1024
 """Problems of a commit, and bytes of their text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Carried:
+class Carried(NamedTuple):
     """Bytes of a file.
 
     Attributes:
@@ -54,8 +53,7 @@ class Carried:
         return self.start + len(self.data)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A file that is new or listed differently.
 
     Attributes:

@@ -10,8 +10,7 @@ from runicorn.journal.frames import Place
 from runicorn.manifest.model import FileEntry, Identity, Run
 
 
-@dataclass(frozen=True, slots=True)
-class LocalFile:
+class LocalFile(NamedTuple):
     """What tells whether a file of the mirror is still the one that was written.
 
     Attributes:

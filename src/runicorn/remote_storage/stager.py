@@ -21,7 +21,7 @@ from runicorn.remote_storage.disk_errors import mirror_error
 from runicorn.remote_storage.folders import FOLDER_FLAGS
 from runicorn.remote_storage.known import Known, Listed
 from runicorn.remote_storage.selection import Selection
-from runicorn.remote_storage.staging import discard_folder, stage_file
+from runicorn.remote_storage.staging import stage_file
 from runicorn.remote_storage.state_rows import row_of, wanted_row
 
 _RUN_FIELDS = attrgetter("folder", "run_id", "project", "name", "status", "created_at", "updated_at")

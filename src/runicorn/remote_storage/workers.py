@@ -25,6 +25,7 @@ from queue import SimpleQueue
 
 from runicorn._version import __version__
 from runicorn.errors import RunicornError
+from runicorn.journal.codecs import best_codec
 from runicorn.journal.frames import Kind, Place, StoredFrame
 from runicorn.remote_storage.messages import Messages
 from runicorn.remote_storage.selection import Selection
@@ -49,7 +50,8 @@ _FRAME = struct.Struct("=BI")
 """Codec of a frame, and bytes of its payload."""
 _NOWHERE = Place("", 0, b"")
 _KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(256 * 1024**2), "MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2)}
-"""What glibc is told: each frame would take its memory from the system anew, which costs as much as copying."""
+"""What glibc is told, unless the user has told it: else each frame takes memory from the system anew, which
+costs more than what is done with it."""
 _PROGRAM = (
     "import os, sys; os.nice(5); sys.path[:] = {path!r}; "
     "from {module} import main; main({descriptor}, {version!r})"
@@ -320,6 +322,7 @@ def main(descriptor: int, version: str) -> None:
     parent = os.getppid()
     _die_with_parent()
     gc.disable()  # what it makes has no cycles
+    best_codec()  # finds the library while there is nothing else to do
     with socket.socket(fileno=descriptor) as ours:
         fds = socket.recv_fds(ours, 1, 1)[1]
         if not fds or os.getppid() != parent:
