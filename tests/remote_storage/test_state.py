@@ -36,7 +36,7 @@ def test_rows_come_back_as_they_were(state: MirrorState) -> None:
         "meta.json": a_known(3, (b"x" * 32,), LISTED, epoch=2),
         "events.jsonl": a_known(2**40, (b"a" * 32, b"b" * 32), replace(LISTED, mtime_ns=5, digest="d")),
         "logs.txt": replace(
-            a_known(0, (), LISTED), local=replace(a_known(0).local, inode=2**64 - 1, mtime_ns=1)
+            a_known(0, (), LISTED), local=a_known(0).local._replace(inode=2**64 - 1, mtime_ns=1)
         ),
     }
     state.record((RUN, inner, known) for inner, known in rows.items())

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,11 @@ from runicorn.journal.sections import encode_files
 from runicorn.remote_storage import SyncOptions, SyncReport, durability, stager, synchronize
 from runicorn.remote_storage import workers as workers_module
 from runicorn.remote_storage.known import Cursor, LocalFile
+from runicorn.remote_storage.mirror import Mirror
 from runicorn.remote_storage.report import BytesReceived, FileDone, Observer, ignore
 from runicorn.remote_storage.selection import Selection
 from runicorn.remote_storage.stager import StagedSection
-from runicorn.remote_storage.staging import stage_file
+from runicorn.remote_storage.staging import StagedFile, stage_file
 from runicorn.remote_storage.state import MirrorState
 from runicorn.remote_storage.transport import LocalTransport
 from runicorn.remote_storage.workers import Worker, WorkerPool, Workers, most_workers
@@ -301,6 +303,19 @@ sys.stdin.read()
             assert end_of(pid)
         finally:
             os.kill(keeper, signal.SIGKILL)
+
+
+def test_one_keeps_the_memory_that_it_has_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "17")
+    worker = Worker()
+    try:
+        words = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
+    finally:
+        worker.end()
+    given = dict(word.split(b"=", 1) for word in words if word.startswith(b"MALLOC_"))
+    assert given == {b"MALLOC_TRIM_THRESHOLD_": b"17", b"MALLOC_MMAP_THRESHOLD_": b"33554432"}
 
 
 def test_one_that_is_ended_twice(worker: Worker) -> None:
@@ -660,6 +675,67 @@ def test_batch_that_is_full_is_put_in_place_at_once(framed: Site, monkeypatch: p
     framed.assert_equal()
     assert len(batches) > RUNS
     assert sum(batches) == 6 * (RUNS + 1)
+
+
+def test_at_the_end_what_is_staged_does_not_wait_for_the_rest(
+    framed: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[object] = []
+    recorded_at: list[int] = []
+    rests = threading.Event()
+    rests.set()
+    answer, record = Worker.answer, MirrorState.record_base
+    submit = ThreadPoolExecutor.submit
+
+    def answered(worker: Worker, check: Callable[[], None]) -> object:
+        assert rests.wait(PATIENCE_MS / 1000)
+        answers.append(answer(worker, check))
+        return answers[-1]
+
+    def submitted(pool: ThreadPoolExecutor, function: Callable[[], None]) -> Future[None]:
+        rests.clear()
+        future = submit(pool, function)
+        future.add_done_callback(lambda _: rests.set())
+        return future
+
+    def put(state: MirrorState, rows: Iterable[tuple[Any, ...]], wanted: list[Any], at: Cursor) -> None:
+        recorded_at.append(len(answers))
+        record(state, rows, wanted, at)
+
+    monkeypatch.setattr(Worker, "is_ready", lambda _self: False)  # until all frames have been given
+    monkeypatch.setattr(Worker, "answer", answered)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submitted)
+    monkeypatch.setattr(MirrorState, "record_base", put)
+    monkeypatch.setattr(durability, "_FEW_FILES", 0)
+    for name in ("BATCH_SECONDS", "RESTING_SECONDS"):
+        monkeypatch.setattr(f"runicorn.remote_storage.base_install.{name}", 1e9)
+    by_journal(first_sync(framed, Workers(1)))
+    framed.assert_equal()
+    assert len(answers) > RUNS
+    assert len([at for at in recorded_at if at < len(answers)]) > RUNS
+
+
+def test_what_has_its_names_is_recorded_although_the_next_cannot_take_theirs(
+    framed: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+    install = Mirror.install
+
+    def failing(mirror: Mirror, staged: StagedFile, path: str) -> None:
+        if len(given) == 2 * (RUNS + 1):  # status and meta of all runs
+            staged.discard()
+            raise DiskFullError("no room for a name")
+        given.append(path)
+        install(mirror, staged, path)
+
+    monkeypatch.setattr(Mirror, "install", failing)
+    with pytest.raises(DiskFullError):
+        first_sync(framed, Workers(0))
+    assert {f"{folder}/{inner}" for folder, inner, *_ in recorded(framed)} == set(given)
+    assert not framed.staged()
+    monkeypatch.undo()
+    by_journal(first_sync(framed, Workers(0)))
+    framed.assert_equal()
 
 
 def test_file_that_cannot_be_staged_is_fetched_afterwards(
