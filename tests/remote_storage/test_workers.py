@@ -306,14 +306,19 @@ sys.stdin.read()
 
 
 def test_one_keeps_the_memory_that_it_has_unless_the_user_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "17")
     worker = Worker()
+    fd = os.open(tmp_path, os.O_RDONLY)
     try:
+        worker.begin(fd, "its-own", Selection(), 1)
+        worker.give(empty_frame())
+        assert worker.answer(never) == []
         words = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
     finally:
         worker.end()
+        os.close(fd)
     given = dict(word.split(b"=", 1) for word in words if word.startswith(b"MALLOC_"))
     assert given == {b"MALLOC_TRIM_THRESHOLD_": b"17", b"MALLOC_MMAP_THRESHOLD_": b"33554432"}
 
