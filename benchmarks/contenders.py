@@ -14,7 +14,7 @@ from typing import Protocol
 import runicorn
 from testbed.keys import HOST, Access
 
-FLOOR = "floor"
+FLOOR, TAR = "floor", "tar of it all"
 RSYNC, RCLONE, LFTP = "rsync -az", "rclone, 16 transfers", "lftp, 8 parallel"
 OURS = "runicorn by {}"
 JOURNAL, MANIFEST, WALK = "journal", "manifest", "walk"
@@ -176,6 +176,28 @@ class Floor:
         """The command that logs in, throws the bytes away and logs out."""
         ssh = shlex.join([*source.access.ssh_command(source.port), HOST, f"cat {self.payload}"])
         return ["sh", "-c", f"exec {ssh} >/dev/null"]
+
+
+@dataclass(frozen=True)
+class Tar:
+    """All files as an archive that was made and compressed beforehand, unpacked by programs in C.
+
+    They begin anew each time, prove nothing, and leave the files in memory.
+    """
+
+    payload: Path
+    name: str = TAR
+
+    def command(self, source: Source, mirror: Path) -> list[str]:
+        """The command that unpacks the archive into `mirror`."""
+        ssh = shlex.join([*source.access.ssh_command(source.port), HOST, f"cat {archive(self.payload)}"])
+        unpack = shlex.join(["tar", "-x", "-C", str(mirror), "-f", "-"])
+        return ["bash", "-c", f"set -o pipefail; {ssh} | zstd -dc | {unpack}"]
+
+
+def archive(payload: Path) -> Path:
+    """Where `Tar` has its archive, beside the file of the floor."""
+    return payload.with_name(f"{payload.name}.tar.zst")
 
 
 def own_name(method: str) -> str:

@@ -7,6 +7,7 @@ import importlib
 import itertools
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from testbed.trees import make_tree
 OWN_FOLDER = ".runicorn"
 LOGS = ("events.jsonl", "logs.txt")
 ZSTD_LEVEL = 9
+ARCHIVE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,15 @@ def compress_files(root: Path, target: Path) -> None:
         for path in sorted(run_files(root)):
             out.write(compressor.compress((root / path).read_bytes()))
         out.write(compressor.flush())
+
+
+def archive_files(root: Path, target: Path) -> None:
+    """Write all run files to `target` as an archive, compressed by zstd."""
+    packing = ["tar", "-c", "-C", str(root), f"--exclude=./{OWN_FOLDER}", "-f", "-", "."]
+    with subprocess.Popen(packing, stdout=subprocess.PIPE) as tar:
+        command = ["zstd", f"-{ZSTD_LEVEL}", "--quiet", "--force", "-o", str(target)]
+        subprocess.run(command, stdin=tar.stdout, check=True, timeout=ARCHIVE_SECONDS)
+    assert not tar.returncode, f"tar ended with {tar.returncode}"
 
 
 def _zstd() -> Any:

@@ -11,9 +11,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.contenders import FLOOR, LFTP, RCLONE, RSYNC, Contender, Floor, Lftp, Rclone, Rsync, Source
+from benchmarks.contenders import (
+    FLOOR,
+    LFTP,
+    RCLONE,
+    RSYNC,
+    TAR,
+    Contender,
+    Floor,
+    Lftp,
+    Rclone,
+    Rsync,
+    Source,
+    Tar,
+    archive,
+)
 from benchmarks.contenders import own_contender as own
-from benchmarks.lab import LOGS, OWN_FOLDER, Lab, Planted, compress_files, difference
+from benchmarks.lab import LOGS, OWN_FOLDER, Lab, Planted, archive_files, compress_files, difference
 from benchmarks.plan import Line, Syncs
 from benchmarks.process import Cost, run
 from benchmarks.results import Found, LeftOut, Results, Sample
@@ -109,6 +123,8 @@ class Play:
             stage.payload.write_bytes(os.urandom(appended.compressed))
         elif is_first and scene == FIRST and FLOOR in self.act.contenders:
             compress_files(stage.planted.root, stage.payload)
+            if TAR in self.act.contenders:
+                archive_files(stage.planted.root, archive(stage.payload))
         elif is_first:
             stage.payload.write_bytes(b"")
         if is_first or scene == CHANGED:
@@ -157,7 +173,7 @@ class Play:
         return ended or sum(mine) > self.act.bound.repeat
 
     def _leaves_out(self, name: str, scene: str) -> bool:
-        if self._is_too_slow_to_repeat(name, scene):
+        if self._is_too_slow_to_repeat(name, scene) or (name == TAR and scene != FIRST):
             return True
         reason = too_slow(self.before, self.act, name, scene) or self._needs_first(name, scene)
         if reason and all((each.contender, each.scene) != (name, scene) for each in self._earlier.samples):
@@ -236,6 +252,8 @@ def contender_by_name(name: str, program: str, payload: Path) -> Contender:
     """Who is called so; `payload` is the file of the floor."""
     if name == FLOOR:
         return Floor(payload)
+    if name == TAR:
+        return Tar(payload)
     others: dict[str, Contender] = {each.name: each for each in (Rsync(), Rclone(), Lftp())}
     return others.get(name) or own(name, program)
 

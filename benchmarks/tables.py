@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from benchmarks.budgets import budgets, ratios_to
-from benchmarks.contenders import FLOOR, RSYNC
-from benchmarks.plan import ALL, FEW, MANY, SOME, USUAL, Tree
+from benchmarks.contenders import FLOOR, RSYNC, TAR
+from benchmarks.plan import FEW, IN_ORDER, MANY, SOME, USUAL, Tree
 from benchmarks.profiling import FIRST_SYNC, GENERATION
 from benchmarks.results import Counted, Found, LeftOut, Profiled, Results, Watched
 from benchmarks.scenes import CHANGED, FIRST, SCENES, UNCHANGED
@@ -79,7 +79,7 @@ def _budgets(results: Results) -> str:
 
 def _scene(results: Results, scene: str) -> str:
     acts = [found for found in _syncs(results) if _played(found, scene)]
-    names = [name for name in ALL if any(name in _played(found, scene) for found in acts)]
+    names = [name for name in IN_ORDER if any(name in _played(found, scene) for found in acts)]
     head = ("runs x files", "line", "times", *map(_short, names))
     seconds = _table(
         head,
@@ -173,7 +173,7 @@ def _costs(results: Results, tree: Tree) -> str:
 
 
 def _cost_rows(results: Results, found: Found, scene: str) -> Iterable[Sequence[str]]:
-    for name in ALL:
+    for name in IN_ORDER:
         mine = [
             each
             for each in found.samples
@@ -194,7 +194,7 @@ def _cost_rows(results: Results, found: Found, scene: str) -> Iterable[Sequence[
             max(values) / 1e6
             for values in zip(*((s.peak_bytes, s.server_peak_bytes) for s in mine), strict=True)
         ]
-        requests = "none" if name in (FLOOR, RSYNC) else _requests_of(results, found.tree, name, scene)
+        requests = "none" if name in (FLOOR, TAR, RSYNC) else _requests_of(results, found.tree, name, scene)
         numbers = (number(value) for value in amounts)
         yield (scene, name, requests, *numbers, *(f"{peak:.0f}" for peak in peaks))
 

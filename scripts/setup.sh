@@ -43,6 +43,7 @@ debian_packages() {
     has rclone || missing+=(rclone)
     has strace || missing+=(strace)
     has lftp || missing+=(lftp)
+    has zstd || missing+=(zstd)
     has systemd-analyze || missing+=(systemd)
   fi
   [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"

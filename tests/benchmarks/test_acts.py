@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +15,8 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.acts import play
 from benchmarks.budgets import ratios_to
-from benchmarks.contenders import FLOOR, JOURNAL, LFTP, RCLONE, RSYNC, own_name
-from benchmarks.lab import OWN_FOLDER, Lab
+from benchmarks.contenders import FLOOR, JOURNAL, LFTP, RCLONE, RSYNC, TAR, own_name
+from benchmarks.lab import OWN_FOLDER, Lab, archive_files
 from benchmarks.plan import (
     FAR,
     FEW,
@@ -116,6 +117,25 @@ def test_scenes_are_played_by_all_in_turns_and_their_mirrors_compared(lab: Lab) 
         assert each.server_peak_bytes > 1e6
         assert each.bytes_down > 1_000
         assert each.bytes_up > 1_000
+
+
+def test_archive_is_unpacked_in_first_syncs_alone(lab: Lab) -> None:
+    found = play(lab, Syncs(TINY_TREE, NEAR, (FLOOR, TAR), Times(1, 0, 1)), NOTHING, print)
+    assert [(each.scene, each.contender) for each in found.samples] == [
+        *((FIRST, name) for name in (FLOOR, TAR)),
+        (CHANGED, FLOOR),
+    ]
+    assert found.troubles == []
+
+
+def test_archive_that_ends_too_early_has_failed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(root: Path, target: Path) -> None:
+        archive_files(root, target)
+        os.truncate(target, target.stat().st_size // 2)
+
+    monkeypatch.setattr("benchmarks.scenes.archive_files", half)
+    found = play(lab, Syncs(TINY_TREE, NEAR, (FLOOR, TAR), Times(1, 0, 0)), NOTHING, print)
+    assert [each.contender for each in found.samples if each.trouble] == [TAR]
 
 
 def test_contender_that_leaves_another_mirror_has_failed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
