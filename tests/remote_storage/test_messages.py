@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
 import signal
 import socket
 import struct
+import termios
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -101,6 +105,13 @@ def test_one_that_nobody_takes_is_offered_as_long_as_the_socket_waits(
         limited[0].send(b"x" * 64 * 1024**2)
 
 
+def unread(connection: socket.socket) -> int:
+    """Bytes that wait to be received."""
+    count = array.array("i", [0])
+    fcntl.ioctl(connection, termios.FIONREAD, count)
+    return count[0]
+
+
 def test_a_signal_in_the_midst_of_one_loses_nothing() -> None:
     ours, theirs = socket.socketpair()
     messages, body = Messages(ours), os.urandom(1024**2)
@@ -111,6 +122,9 @@ def test_a_signal_in_the_midst_of_one_loses_nothing() -> None:
 
     def send() -> None:
         theirs.sendall(raw[:1000])
+        until = time.monotonic() + PATIENCE
+        while unread(ours) and time.monotonic() < until:
+            pass  # until it has taken these, and waits for more
         signal.pthread_kill(main, signal.SIGUSR1)
         assert handled.wait(PATIENCE)
         theirs.sendall(raw[1000:])

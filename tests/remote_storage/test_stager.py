@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from runicorn.errors import DamagedError, DiskFullError
+from runicorn.journal.frames import FrameReader, Kind, beginning
 from runicorn.remote_storage import SyncOptions, SyncReport, stager, synchronize
+from runicorn.remote_storage.selection import Selection
 from runicorn.remote_storage.stager import StagedEntry, StagedSection, packed, unpacked
-from runicorn.remote_storage.staging import stage_file
+from runicorn.remote_storage.staging import discard_folder, stage_file
 from runicorn.remote_storage.transport import LocalTransport
 from runicorn.remote_storage.workers import WorkerPool, Workers
 from tests.remote_storage.helpers import Site, make_run, run_files
-from tests.remote_storage.journal_helpers import by_journal
+from tests.remote_storage.journal_helpers import by_journal, epoch_bytes, head
 
 RUNS = 5
 
@@ -52,13 +54,13 @@ def test_one_folder_holds_no_more_than_so_many(published: Site, monkeypatch: pyt
     assert not published.staged()
 
 
-def refusing(number: int, refusals: int) -> Callable[..., None]:
-    """A mkdir that refuses the first folders for staged files."""
-    mkdir, left = os.mkdir, [refusals]
+def refusing(number: int, refused: list[str], refusals: int) -> Callable[..., None]:
+    """A mkdir that refuses the first folders for staged files, and tells which."""
+    mkdir = os.mkdir
 
     def refuse(path: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
-        if mode == 0o700 and left[0]:
-            left[0] -= 1
+        if "-own-" in str(path) and len(refused) < refusals:
+            refused.append(path)
             raise OSError(number, os.strerror(number))
         mkdir(path, mode, dir_fd=dir_fd)
 
@@ -69,14 +71,15 @@ def test_files_that_get_no_folder_are_fetched_afterwards(
     published: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stager, "FOLDER_FILES", 1)
-    monkeypatch.setattr(os, "mkdir", refusing(errno.EACCES, 3))
+    refused: list[str] = []
+    monkeypatch.setattr(os, "mkdir", refusing(errno.EACCES, refused, 3))
     report = by_journal(first_sync(published))
-    assert report.failed_count == 0
+    assert (len(refused), report.failed_count) == (3, 0)
     published.assert_equal()
 
 
 def test_no_room_for_a_folder_is_a_full_disk(published: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "mkdir", refusing(errno.ENOSPC, 1))
+    monkeypatch.setattr(os, "mkdir", refusing(errno.ENOSPC, [], 1))
     with pytest.raises(DiskFullError):
         first_sync(published)
     assert not published.staged()
@@ -104,6 +107,31 @@ def test_nothing_is_left_of_a_frame_that_fails(published: Site, monkeypatch: pyt
         first_sync(published, method="journal")
     assert len(staged) == 9
     assert left == [[]]
+
+
+def test_who_outlives_its_sync_begins_no_other_folder_when_its_own_is_swept(
+    published: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stager, "FOLDER_FILES", 4)
+    reader = FrameReader(beginning(head(published).epoch))
+    reader.feed(epoch_bytes(published))
+    frames = [frame for frame in reader.stored_frames() if frame.kind is Kind.FILES]
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    fd = os.open(staging, os.O_RDONLY)
+    left = stager.Stager(fd, "left", Selection(), 1)
+    try:
+        sections = left.stage(frames[0])
+        assert all(entry.name for section in sections for entry in section.entries)
+        assert len(list(staging.iterdir())) > 1
+        for folder in staging.iterdir():
+            discard_folder(fd, folder.name)
+        sections = [section for frame in frames for section in left.stage(frame)]
+        assert not any(entry.name for section in sections for entry in section.entries)
+    finally:
+        left.close()
+        os.close(fd)
+    assert list(staging.iterdir()) == []
 
 
 def test_what_was_staged_comes_to_the_other_process_as_it_was() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import marshal
 import os
 import resource
 import select
@@ -34,7 +35,9 @@ from runicorn.journal.frames import FrameReader, Kind, Place, StoredFrame, begin
 from runicorn.journal.sections import encode_files
 from runicorn.remote_storage import SyncOptions, SyncReport, durability, stager, synchronize
 from runicorn.remote_storage import workers as workers_module
+from runicorn.remote_storage.base_install import BaseInstaller
 from runicorn.remote_storage.known import Cursor, LocalFile
+from runicorn.remote_storage.messages import Messages
 from runicorn.remote_storage.mirror import Mirror
 from runicorn.remote_storage.report import BytesReceived, FileDone, Observer, ignore
 from runicorn.remote_storage.selection import Selection
@@ -361,6 +364,25 @@ def test_one_that_takes_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.
         os.close(fd)
 
 
+@pytest.mark.parametrize("said", [b"no marshal", marshal.dumps(7), marshal.dumps([(1, [(2,)])])])
+def test_one_that_says_what_makes_no_sense_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    ours, theirs = map(Messages, socket.socketpair())
+    worker = Worker()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        worker.begin(fd, "its-own", Selection(), 1)
+        monkeypatch.setattr(worker, "_messages", ours)
+        theirs.send(said)
+        assert worker.answer(never) is None
+        assert end_of(worker.pid)
+    finally:
+        worker.end()
+        theirs.close()
+        os.close(fd)
+
+
 def test_one_of_another_version_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers_module, "__version__", "0.0.other")
     worker = Worker()
@@ -665,6 +687,44 @@ def test_barrier_that_fails_records_nothing_of_its_batch(
     framed.assert_equal()
 
 
+def test_second_interrupt_within_the_first_does_not_let_names_go_before_contents(
+    framed: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runicorn.remote_storage.base_install.BATCH_SECONDS", 0.0)
+    monkeypatch.setattr(durability, "_FEW_FILES", -1)
+    disk = Disk(framed, monkeypatch)
+    results: list[object] = []
+    discards: list[object] = []
+    is_waited_for = threading.Event()
+    result, wait, discard = Future.result, durability.Barrier.wait, BaseInstaller.discard
+
+    def slow(this: durability.Barrier) -> None:
+        assert is_waited_for.wait(PATIENCE_MS / 1000)
+        wait(this)
+
+    def interrupted(future: Future[None], timeout: float | None = None) -> None:
+        results.append(future)
+        if len(results) == 1:
+            raise KeyboardInterrupt
+        is_waited_for.set()
+        result(future, timeout)
+
+    def interrupted_again(installer: BaseInstaller) -> None:
+        discards.append(installer)
+        if len(discards) == 1:
+            raise KeyboardInterrupt
+        discard(installer)
+
+    monkeypatch.setattr(durability.Barrier, "wait", slow)
+    monkeypatch.setattr(Future, "result", interrupted)
+    monkeypatch.setattr(BaseInstaller, "discard", interrupted_again)
+    with pytest.raises(KeyboardInterrupt):
+        first_sync(framed, Workers(0))
+    assert results[0] is results[1]
+    assert disk.recorded == len(disk.given) > 0
+    assert not framed.staged()
+
+
 def test_batch_that_is_full_is_put_in_place_at_once(framed: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
     record = MirrorState.record_base
@@ -680,6 +740,29 @@ def test_batch_that_is_full_is_put_in_place_at_once(framed: Site, monkeypatch: p
     framed.assert_equal()
     assert len(batches) > RUNS
     assert sum(batches) == 6 * (RUNS + 1)
+
+
+def test_few_files_share_their_barrier_with_others_although_the_disk_rests(
+    framed: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[set[str]] = []
+    record = MirrorState.record_base
+
+    def put(state: MirrorState, rows: Iterable[tuple[Any, ...]], wanted: list[Any], at: Cursor) -> None:
+        rows = list(rows)
+        batches.append({inner for _, inner, *_ in rows})
+        record(state, rows, wanted, at)
+
+    monkeypatch.setattr(MirrorState, "record_base", put)
+    monkeypatch.setattr(durability, "_FEW_FILES", 10_000)
+    monkeypatch.setattr("runicorn.remote_storage.base_install.RESTING_SECONDS", 0.0)
+    monkeypatch.setattr("runicorn.remote_storage.base_install.BATCH_SECONDS", 1e9)
+    by_journal(first_sync(framed, Workers(0)))
+    framed.assert_equal()
+    first_use = {"status.json", "meta.json"}
+    assert len([batch for batch in batches if batch and batch <= first_use]) > 1
+    # The first of them goes on with the last of first use, which wait for nobody.
+    assert len([batch for batch in batches if batch - first_use]) <= 2
 
 
 def test_at_the_end_what_is_staged_does_not_wait_for_the_rest(

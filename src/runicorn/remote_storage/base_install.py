@@ -8,6 +8,7 @@ meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
@@ -147,9 +148,12 @@ class BaseInstaller:
         if self._waiting is not None and not self._waiting.done():
             return False
         # On a slow line the next frames may be long in coming, and at the end none come.
-        if self._is_ending and not self._barrier.flushes_each(len(batch.files)):
+        if self._written is not None and self._written.is_first_use:
             return True
-        return waited >= RESTING_SECONDS or (self._written is not None and self._written.is_first_use)
+        has_rested = waited >= RESTING_SECONDS
+        if batch.is_first_use:
+            return has_rested
+        return (self._is_ending or has_rested) and not self._barrier.flushes_each(len(batch.files))
 
     # -- putting in place ------------------------------------------------------------------
 
@@ -188,16 +192,14 @@ class BaseInstaller:
             self._wait_for_disk()
             named, self._named = self._named, None
             try:
-                if self._written is not None:
-                    self._give_names(self._written)
-                    self._named = self._written
-                self._written = self._batch if self._batch.place != self._handed else None
-                self._handed = self._batch.place
-                self._batch = _Batch(self._handed)
-                self._start_barrier()
-            finally:
+                self._step()
+            except BaseException:
                 if named is not None:
-                    self._record(named)
+                    with contextlib.suppress(RunicornError):  # what failed first says more
+                        self._record(named)
+                raise
+            if named is not None:
+                self._record(named)
         except OSError as error:
             self.discard()
             raise mirror_error(error) from error
@@ -205,6 +207,15 @@ class BaseInstaller:
             self.discard()
             raise
         self._last = time.monotonic()
+
+    def _step(self) -> None:
+        if self._written is not None:
+            self._give_names(self._written)
+            self._named = self._written
+        self._written = self._batch if self._batch.place != self._handed else None
+        self._handed = self._batch.place
+        self._batch = _Batch(self._handed)
+        self._start_barrier()
 
     def _start_barrier(self) -> None:
         files = sum(len(each.files) for each in (self._written, self._named) if each is not None)
@@ -219,9 +230,9 @@ class BaseInstaller:
             self._barrier.names(self._mirror.take_changed(), len(self._named.files))
 
     def _wait_for_disk(self) -> None:
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            waiting.result()
+        if self._waiting is not None:
+            self._waiting.result()
+            self._waiting = None  # not before: what an interrupt ends must still be waited for
 
     def _give_names(self, batch: _Batch) -> None:
         done = []
@@ -253,11 +264,8 @@ class BaseInstaller:
     # -- giving up -------------------------------------------------------------------------
 
     def discard(self) -> None:
-        """Give up what has not taken its name."""
+        """Give up what has not taken its name; it is removed by `close`."""
         self._is_broken = True
-        for batch in (self._written, self._batch):
-            for _, entry in batch.files if batch is not None else ():
-                self._mirror.staging.staged(entry.name).discard()
         self._named = self._written = None
         self._batch, self._handed = _Batch(self.place), self.place
 

@@ -7,6 +7,7 @@ processes can do it (`runicorn.remote_storage.workers`).
 from __future__ import annotations
 
 import contextlib
+import errno
 import marshal
 import os
 from operator import attrgetter
@@ -121,6 +122,7 @@ class Stager:
         self._selection = selection
         self._epoch = epoch
         self._staged = 0
+        self._is_swept = False
         self._in_frame: list[str] = []
 
     def stage(self, frame: StoredFrame) -> list[StagedSection]:
@@ -144,6 +146,8 @@ class Stager:
                 os.unlink(name, dir_fd=self._staging_fd)
 
     def _next_folder(self) -> None:
+        if self._is_swept:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         self.close()
         self._folders += 1
         folder = f"{self._name}-{self._folders}"
@@ -174,6 +178,8 @@ class Stager:
             number = str(self._staged)
             local = stage_file(self._folder_fd, number, carried.data, listed.time_ns)
         except OSError as error:
+            # By another sync, when this process has outlived its own: it must not begin another folder.
+            self._is_swept |= isinstance(error, FileNotFoundError)
             failure = mirror_error(error, entry.path)
             if isinstance(failure, DiskFullError):
                 raise failure from error

@@ -106,8 +106,8 @@ def stage_file(folder_fd: int, name: str, data: bytes | memoryview, mtime_ns: in
 def discard_folder(staging_fd: int, name: str) -> None:
     """Remove a folder of staged files, by its name in the folder for staged files, when it is there.
 
-    A helper of a sync that was killed may still put files into it; without its folder it ends. The folder
-    stays when that goes on.
+    A helper of a sync that was killed may still put files into it; without its folder it puts no more
+    anywhere. The folder stays when that goes on.
 
     Raises:
         OSError: it cannot be removed, or is no folder.

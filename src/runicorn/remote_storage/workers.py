@@ -140,8 +140,8 @@ class Worker:
                 if self._messages.is_ready(_LOOK_SECONDS):
                     return unpacked(self._messages.receive()[1])
                 check()
-        except (OSError, EOFError):
-            pass  # it is gone: the caller does its work
+        except (OSError, EOFError, ValueError, TypeError):
+            pass  # it is gone, or says what makes no sense: the caller does its work
         self._forget()
         return None
 
@@ -275,9 +275,10 @@ class WorkerPool:
         for worker in self._workers:
             worker.end()
         self._own.close()
-        for name in os.listdir(self._staging_fd):
-            if name.startswith(self._stem):
-                discard_folder(self._staging_fd, name)
+        with contextlib.ExitStack() as stack:  # one that cannot be removed does not keep the others
+            for name in os.listdir(self._staging_fd):
+                if name.startswith(self._stem):
+                    stack.callback(discard_folder, self._staging_fd, name)
 
 
 def _work(messages: Messages, stager: Stager) -> None:
@@ -286,12 +287,14 @@ def _work(messages: Messages, stager: Stager) -> None:
 
     def receive() -> None:
         # A thread takes them, so that whoever sends never waits for one who waits to send an answer.
-        with contextlib.suppress(OSError, EOFError):
-            while True:
-                head, stored = messages.receive()
-                codec, size = _FRAME.unpack(head)
-                frames.put(StoredFrame(Kind.FILES, codec, stored, size, _NOWHERE))
-        frames.put(None)
+        try:
+            with contextlib.suppress(OSError, EOFError):
+                while True:
+                    head, stored = messages.receive()
+                    codec, size = _FRAME.unpack(head)
+                    frames.put(StoredFrame(Kind.FILES, codec, stored, size, _NOWHERE))
+        finally:
+            frames.put(None)
 
     threading.Thread(target=receive, name="runicorn-receive", daemon=True).start()
     while (frame := frames.get()) is not None:
