@@ -387,3 +387,12 @@ def test_errors_of_the_file_system_are_mapped(number: int, kind: type[MirrorErro
     assert type(error) is kind
     assert text in str(error)
     assert "\n" not in str(error)
+
+
+def test_what_a_signal_kept_from_being_given_up_goes_when_the_mirror_is_closed(tmp_path: Path) -> None:
+    staging = tmp_path / ".runicorn/staging"
+    with Mirror(tmp_path) as mirror, Mirror(tmp_path) as other:
+        mirror.staging.stage()
+        kept = {mirror.staging.stage("key").name, other.staging.stage().name}
+        mirror.close()
+        assert {path.name for path in staging.iterdir()} == kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -30,7 +31,11 @@ class StagingFolder:
         self._stem, self._staged = secrets.token_hex(8), 0
 
     def close(self) -> None:
-        """Close the folder."""
+        """Close the folder. What it has staged, and a signal kept from being given up, goes with it."""
+        with contextlib.suppress(OSError):  # the next sync sweeps it
+            for name in os.listdir(self.fd) if self._staged else ():
+                if name.startswith(f"{self._stem}-"):
+                    os.unlink(name, dir_fd=self.fd)
         os.close(self.fd)
 
     def stage(self, key: str | None = None) -> StagedFile:
