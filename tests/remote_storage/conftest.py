@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
 import pytest
 
 from testbed.sshd import find_sftp_server
-from tests.remote_storage.helpers import Site, make_run
+from tests.remote_storage.first_syncs import RUNS
+from tests.remote_storage.helpers import RUN, Site, make_run, put
+from tests.remote_storage.journal_helpers import boundaries, small_frames
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +48,17 @@ def no_ssh(tmp_path: Path) -> str:
     program.write_text(f'#!/bin/sh\nulimit -n "$(ulimit -H -n)"\nexec {server}\n', encoding="utf-8")
     program.chmod(0o755)
     return str(program)
+
+
+@pytest.fixture
+def framed(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """Some runs, published in many small frames; one file is too large to be carried."""
+    for number in range(RUNS):
+        make_run(site.root, f"runs/nlp/bert/n{number}", state="finished" if number % 2 else "running")
+    put(site.root / RUN / "media/large.bin", os.urandom(1024**2 + 1))
+    put(site.root / "runs/nlp/bert/n1/logs.txt", "first\nno newline at the end")
+    with monkeypatch.context() as patch:
+        small_frames(patch)
+        site.publish()
+    assert len(boundaries(site)) > RUNS
+    return site
