@@ -40,8 +40,8 @@ def test_listings_are_of_the_same_content_as_far_as_both_know(one: Listed, other
 
 def test_listing_of_an_entry() -> None:
     assert Listed.of(ENTRY) == Listed(3, 1.5, 1_500_000_007, "5a" * 32, None)
-    assert Listed.of(ENTRY).time_ns == 1_500_000_007
-    assert Listed.of(replace(ENTRY, mtime_ns=None)).time_ns == 1_500_000_000
+    assert ENTRY.time_ns == 1_500_000_007
+    assert replace(ENTRY, mtime_ns=None).time_ns == 1_500_000_000
     before = time.time()
     young_at = Listed.of(replace(ENTRY, settled=False)).young_at
     assert young_at is not None

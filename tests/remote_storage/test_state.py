@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from runicorn.errors import DiskFullError, MirrorError
-from runicorn.manifest.model import Identity
-from runicorn.remote_storage.known import Cursor, Listed
+from runicorn.manifest.model import FileEntry, Identity
+from runicorn.remote_storage.known import Cursor, Known, Listed, LocalFile
 from runicorn.remote_storage.state import MirrorState
 from runicorn.remote_storage.state_database import HISTORY_KEPT
+from runicorn.remote_storage.state_rows import new_row, row_of
 from testbed.fault_calls import FaultyCalls
 from tests.remote_storage.helpers import OLD, RUN, a_known, an_entry
 
@@ -45,6 +46,20 @@ def test_rows_come_back_as_they_were(state: MirrorState) -> None:
         assert list(again.folders()) == [RUN]
         assert again.count() == 3
         assert again.run_files("other") == {}
+
+
+@pytest.mark.parametrize("inode", [7, 2**63 - 1, 2**63, 2**64 - 1])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        an_entry(sha256="5a" * 32),
+        an_entry(f"{RUN}/logs.txt", block_digest="b6" * 32, mtime_ns=OLD * 10**9 + 7),
+        an_entry(),
+    ],
+)
+def test_row_of_a_new_file_is_that_of_one_known_as_it_is_listed(entry: FileEntry, inode: int) -> None:
+    local, hashes = LocalFile(10, OLD * 10**9, inode), (b"a" * 32, b"b" * 32)
+    assert new_row(local, hashes, entry, 3) == row_of(Known(local, hashes, Listed.of(entry), 3))
 
 
 def test_record_is_all_or_nothing(state: MirrorState) -> None:

@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from runicorn.errors import CancelledError, ConnectError, RequestError, StallError
+from runicorn.errors import CancelledError, ConnectError, NoJournalError, RequestError, StallError
 from runicorn.remote_storage.transport import (
     MAX_READ,
     Answer,
@@ -19,6 +20,7 @@ from runicorn.remote_storage.transport import (
     Job,
     LocalTransport,
     Open,
+    Opening,
     Read,
     SftpEngine,
     SshTarget,
@@ -156,13 +158,56 @@ def test_kept_handle_is_used_and_stays_open(tmp_path: Path, cancel: threading.Ev
     with FaultServer(Path("/")) as server:
         engine = serve(server)
         engine.run([ask([Open(path, keep=True)], found)])
-        (handle,) = found
-        assert isinstance(handle, Handle)
-        with Stream(engine, path, 10, len(data), cancel=cancel, handle=handle) as chunks:
+        handle = cast(Handle, found[0])
+        with Stream(engine, path, 10, len(data), cancel=cancel, opening=Opening(lambda: handle)) as chunks:
             assert b"".join(chunks) == data[10:]
         assert [one.kind for one in server.seen].count(sftp_packets.OPEN) == 1
         engine.run([ask([Read(handle, 0, 9)], found)])
         assert found[1] == data[:9]
+        engine.close()
+
+
+@pytest.mark.parametrize("round_trip", [0.2, 0.0])
+def test_further_channels_open_beside_the_file_where_the_line_is_known(
+    tmp_path: Path, cancel: threading.Event, monkeypatch: pytest.MonkeyPatch, round_trip: float
+) -> None:
+    monkeypatch.setattr(stream, "BULK_FROM", MIB)
+    monkeypatch.setattr(stream, "LONG_LINE", 0.1)
+    path, data = make_file(tmp_path, 3 * MIB)
+    with FaultServer(Path("/")) as server:
+        engine = serve(server)
+        transport = WithMore(engine, [])
+        found: list[Answer] = []
+        asked = []
+
+        def handle() -> Handle:
+            asked.append(transport.asked.wait(TIMEOUT if round_trip else 0))
+            engine.run([ask([Open(path, keep=True)], found)])
+            return cast(Handle, found[0])
+
+        with Stream(
+            transport, path, 0, len(data), cancel=cancel, opening=Opening(handle, round_trip)
+        ) as chunks:
+            assert b"".join(chunks) == data
+        assert asked == [round_trip > 0]
+        assert transport.asked.is_set() is (round_trip > 0)
+        engine.close()
+
+
+def test_file_that_cannot_be_opened_ends_the_iteration(tmp_path: Path, cancel: threading.Event) -> None:
+    path, _ = make_file(tmp_path, 10)
+
+    def handle() -> Handle:
+        raise NoJournalError("gone")
+
+    with FaultServer(Path("/")) as server:
+        engine = serve(server)
+        with (
+            Stream(engine, path, 0, 10, cancel=cancel, opening=Opening(handle)) as chunks,
+            pytest.raises(NoJournalError, match="gone"),
+        ):
+            next(chunks)
+        assert works(engine, path)
         engine.close()
 
 
@@ -386,9 +431,8 @@ def test_further_channels_over_one_login(tmp_path: Path, cancel: threading.Event
     with Sshd(subsystem=counting.subsystem_command(counts)) as server:
         engine = connect_ssh(SshTarget(server.host, command=tuple(server.ssh_command)), timeout=TIMEOUT)
         engine.run([ask([Open(path, keep=True)] if kept else [], found)])
-        handle = found[0] if kept else None
-        assert handle is None or isinstance(handle, Handle)
-        with Stream(engine, path, 0, len(data), cancel=cancel, handle=handle) as chunks:
+        opening = Opening(lambda: cast(Handle, found[0])) if kept else None
+        with Stream(engine, path, 0, len(data), cancel=cancel, opening=opening) as chunks:
             assert b"".join(chunks) == data
         job, _ = one_answer(path)
         engine.run([job])

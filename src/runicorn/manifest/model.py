@@ -94,6 +94,11 @@ class FileEntry:
         """The digest that the file's content is checked against, if there is one."""
         return self.block_digest if self.is_log else self.sha256
 
+    @property
+    def time_ns(self) -> int:
+        """The time of last change, nanoseconds since the epoch, as exactly as it is known."""
+        return self.mtime_ns if self.mtime_ns is not None else int(self.mtime * 10**9)
+
 
 @dataclass(frozen=True, slots=True)
 class Run:

@@ -159,7 +159,7 @@ def fetch_listed(entry: FileEntry, remote: str, hashing: Hashing) -> Part[Conten
     if hashing.received != entry.size or hashing.digest() != entry.digest:
         return None
     listed = Listed.of(entry)
-    return Content(entry.size, hashing.hashes(), listed, listed.time_ns)
+    return Content(entry.size, hashing.hashes(), listed, entry.time_ns)
 
 
 def fetch_current(entry: FileEntry, remote: str, sink: Sink, most: int) -> Part[Content]:
@@ -189,7 +189,7 @@ def fetch_current(entry: FileEntry, remote: str, sink: Sink, most: int) -> Part[
         raise DamagedError("its content is not what was published", path=entry.path)
     listed = Listed.of(entry)
     if as_listed:
-        return Content(size, hashing.hashes(), listed, listed.time_ns)
+        return Content(size, hashing.hashes(), listed, entry.time_ns)
     # Under its own digest, so that a server which puts the listed content back is noticed.
     listed = replace(listed, digest=hashing.digest() if entry.digest is not None else None)
     return Content(size, hashing.hashes(), listed, (before.mtime or 0) * 10**9)

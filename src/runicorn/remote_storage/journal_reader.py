@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import cast
@@ -27,7 +28,7 @@ from runicorn.remote_storage.transport.base import (
     Stat,
     Transport,
 )
-from runicorn.remote_storage.transport.stream import Stream
+from runicorn.remote_storage.transport.stream import Opening, Stream
 
 _NO_SUCH_FILE = 2
 _MOST_EPOCHS = 64
@@ -54,6 +55,7 @@ class JournalReader:
         self._handle: Handle | None = None
         self._left: list[Handle] = []
         self._early = (Place("", 0, b""), b"")
+        self._round_trip: float | None = None
         self._peeked: tuple[Place, Poll] | None = None
         self.head: Head | None = None
         self.told = (0, 0)
@@ -98,7 +100,9 @@ class JournalReader:
                 reads.append(Read(self._handle, place.offset, MAX_READ, once=True))
             if not reads:
                 return
+            begun = time.monotonic()
             answers = yield reads
+            self._round_trip = time.monotonic() - begun
             if not refusal:
                 text.append(_bytes(answers[before]))
             if place is not None and self._handle is not None:
@@ -313,9 +317,15 @@ class JournalReader:
             yield early
         if start >= end:
             return
-        handle = self._opened(place.epoch)
-        path = self._path(place.epoch)
-        with Stream(self._transport, path, start, end, cancel=cancel, handle=handle) as chunks:
+        stream = Stream(
+            self._transport,
+            self._path(place.epoch),
+            start,
+            end,
+            cancel=cancel,
+            opening=Opening(lambda: self._opened(place.epoch), self._round_trip),
+        )
+        with stream as chunks:
             try:
                 yield from chunks
             except RequestError as error:

@@ -49,11 +49,6 @@ class Listed:
         young_at = None if entry.settled else time.time()
         return cls(entry.size, entry.mtime, entry.mtime_ns, entry.digest, young_at)
 
-    @property
-    def time_ns(self) -> int:
-        """The time of last change, nanoseconds since the epoch, as exactly as it is known."""
-        return self.mtime_ns if self.mtime_ns is not None else int(self.mtime * 10**9)
-
     def same_as(self, other: Listed) -> bool:
         """Whether both describe the same content, as far as both know."""
         if self.size != other.size:

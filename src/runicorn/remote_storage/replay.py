@@ -292,7 +292,7 @@ class Replay:
 
     def _put(self, run: Run, entry: FileEntry, carried: Carried) -> None:
         hashes, hasher = proven(entry, carried)
-        staged, local = self._mirror.staging.stage_whole(carried.data, Listed.of(entry).time_ns)
+        staged, local = self._mirror.staging.stage_whole(carried.data, entry.time_ns)
         self._add(run, entry, carried, (local, hashes), staged, hasher)
 
     def _hasher(self, path: str, known: Known) -> BlockHasher | None:
@@ -314,7 +314,7 @@ class Replay:
             return False
         fd = self._mirror.append(entry.path, known.local, iter([bytes(new)]))
         try:
-            local = finish_file(fd, Listed.of(entry).time_ns)
+            local = finish_file(fd, entry.time_ns)
         finally:
             os.close(fd)
         self._add(run, entry, carried, (local, hashes), None, hasher)

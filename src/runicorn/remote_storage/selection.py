@@ -41,7 +41,7 @@ class Selection:
     exclude: tuple[str, ...] = ()
     media: bool = True
 
-    @property
+    @cached_property
     def is_everything(self) -> bool:
         """Whether nothing is left out."""
         return self == Selection()

@@ -20,10 +20,9 @@ from runicorn.manifest.model import FileEntry, Run
 from runicorn.remote_storage.carried import ends_whole, proven
 from runicorn.remote_storage.disk_errors import mirror_error
 from runicorn.remote_storage.folders import FOLDER_FLAGS
-from runicorn.remote_storage.known import Known, Listed
 from runicorn.remote_storage.selection import Selection
 from runicorn.remote_storage.staging import stage_file
-from runicorn.remote_storage.state_rows import row_of, wanted_row
+from runicorn.remote_storage.state_rows import new_row, wanted_row
 
 _RUN_FIELDS = attrgetter("folder", "run_id", "project", "name", "status", "created_at", "updated_at")
 _ENTRY_FIELDS = attrgetter(
@@ -170,13 +169,13 @@ class Stager:
         entry, carried = change.entry, change.carried
         if carried is None or (entry.is_log and (carried.start or not ends_whole(run, carried))):
             return StagedEntry(_ENTRY_FIELDS(entry), 0, "", ())
-        (hashes, _), listed = proven(entry, carried), Listed.of(entry)
+        hashes, _ = proven(entry, carried)
         try:
             if self._staged % FOLDER_FILES == 0:
                 self._next_folder()
             self._staged += 1
             number = str(self._staged)
-            local = stage_file(self._folder_fd, number, carried.data, listed.time_ns)
+            local = stage_file(self._folder_fd, number, carried.data, entry.time_ns)
         except OSError as error:
             # By another sync, when this process has outlived its own: it must not begin another folder.
             self._is_swept |= isinstance(error, FileNotFoundError)
@@ -187,5 +186,5 @@ class Stager:
         name = f"{self._folder}/{number}"
         self._in_frame.append(name)
         inner = entry.path[len(run.folder) + 1 :]
-        row = (run.folder, inner, *row_of(Known(local, hashes, listed, self._epoch)))
+        row = (run.folder, inner, *new_row(local, hashes, entry, self._epoch))
         return StagedEntry(_ENTRY_FIELDS(entry), len(carried.data), name, row)

@@ -4,6 +4,7 @@ may be anything; a value is made of it only when it makes sense."""
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -74,14 +75,11 @@ def known_of(row: tuple[Any, ...]) -> Known:
 
 def row_of(known: Known) -> tuple[Any, ...]:
     """The columns `COLUMNS` of a file."""
-    local, listed = known.local, known.listed
+    listed = known.listed
     if listed is None:
         raise ValueError("only what was listed is recorded")
     return (
-        local.size,
-        local.mtime_ns,
-        # SQLite's integers are signed; the bit pattern is all that is compared.
-        local.inode if local.inode < 2**63 else local.inode - 2**64,
+        *_local_columns(known.local),
         b"".join(known.hashes),
         listed.size,
         listed.mtime,
@@ -91,6 +89,27 @@ def row_of(known: Known) -> tuple[Any, ...]:
         known.epoch,
         UNPUBLISHED if known.unpublished else GONE if known.gone else LISTED,
     )
+
+
+def new_row(local: LocalFile, hashes: Sequence[bytes], entry: FileEntry, epoch: int) -> tuple[Any, ...]:
+    """The columns `COLUMNS` of a file that came as a settled entry lists it."""
+    return (
+        *_local_columns(local),
+        b"".join(hashes),
+        entry.size,
+        entry.mtime,
+        entry.mtime_ns,
+        entry.digest,
+        None,
+        epoch,
+        LISTED,
+    )
+
+
+def _local_columns(local: LocalFile) -> tuple[int, int, int]:
+    size, mtime_ns, inode = local
+    # SQLite's integers are signed; the bit pattern is all that is compared.
+    return size, mtime_ns, inode if inode < 2**63 else inode - 2**64
 
 
 def wanted_row(run: Run, entry: FileEntry, taken: str = "") -> tuple[Any, ...]:

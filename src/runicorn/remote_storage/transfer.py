@@ -270,7 +270,7 @@ class Transferer:
         for data in landing.chunks(held, end):
             hasher.update(data)
         listed = Listed.of(entry)
-        local = LocalFile(end, listed.time_ns, action.known.local.inode)
+        local = LocalFile(end, entry.time_ns, action.known.local.inode)
         hashes = tuple(hasher.hashes())
         return Known(local, hashes, listed, self._epoch, unpublished=not self._snapshot)
 

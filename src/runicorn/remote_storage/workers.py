@@ -45,6 +45,9 @@ _ANSWER_SECONDS = 60.0
 _SEND_SECONDS = 10
 _LOOK_SECONDS = 0.2
 _END_SECONDS = 10.0
+_NICENESS = 10
+"""They have the processor when whoever gives them work has nothing to do."""
+
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 _FRAME = struct.Struct("=BI")
 """Codec of a frame, and bytes of its payload."""
@@ -52,10 +55,7 @@ _NOWHERE = Place("", 0, b"")
 _KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(256 * 1024**2), "MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2)}
 """What glibc is told, unless the user has told it: else each frame takes memory from the system anew, which
 costs more than what is done with it."""
-_PROGRAM = (
-    "import os, sys; os.nice(5); sys.path[:] = {path!r}; "
-    "from {module} import main; main({descriptor}, {version!r})"
-)
+_PROGRAM = "import sys; sys.path[:] = {path!r}; from {module} import main; main({descriptor}, {version!r})"
 """Modules come from where this process has them: `python -m` would look in the working folder first."""
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,8 @@ class Worker:
         except BaseException:
             ours.close()
             raise
+        with contextlib.suppress(OSError):  # at once: its start must not delay the login, which is under way
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICENESS)
         self._socket = ours
         self._messages: Messages | None = None
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from runicorn.remote_storage.transport.local import LocalTransport
     from runicorn.remote_storage.transport.paramiko_channel import ParamikoChannel, open_beside
     from runicorn.remote_storage.transport.ssh import SshConnection, SshTarget, connect_ssh
-    from runicorn.remote_storage.transport.stream import Stream
+    from runicorn.remote_storage.transport.stream import Opening, Stream
     from runicorn.remote_storage.transport.wire import StatusCode
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "LocalTransport",
     "Open",
     "OpenDir",
+    "Opening",
     "Operation",
     "ParamikoChannel",
     "Read",
@@ -91,6 +92,7 @@ _MODULES = {
     "SshTarget": "ssh",
     "Stat": "base",
     "StatusCode": "wire",
+    "Opening": "stream",
     "Stream": "stream",
     "Traffic": "base",
     "Transport": "base",

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Final
+from typing import Final, NamedTuple
 
 from runicorn.errors import CancelledError, RequestError, TransportError
 from runicorn.remote_storage.transport.base import (
@@ -226,6 +226,18 @@ class _Channel:
                 self._ranges.put(offset, length, data)
 
 
+class Opening(NamedTuple):
+    """How a file is opened that a stream shall not close.
+
+    Attributes:
+        handle: gives it, opened with ``keep``, to the thread that reads; what it raises, iterating raises.
+        round_trip: seconds that the server takes for a small request; measured when that is not known.
+    """
+
+    handle: Callable[[], Handle]
+    round_trip: float | None = None
+
+
 class Stream:
     """The bytes of one file, in order, as they come. A context manager and an iterator.
 
@@ -240,8 +252,9 @@ class Stream:
     entering and leaving, the transport belongs to the stream; afterwards it can be used again.
 
     Where at least `BULK_FROM` bytes are left and a round trip takes longer than `LONG_LINE`, up to
-    `FURTHER_CHANNELS` connections of `Transport.open_more` help. Each opens ``path`` itself: a path
-    that leads to another file meanwhile gives bytes of both, which only a digest can tell.
+    `FURTHER_CHANNELS` connections of `Transport.open_more` help, at once when that is known before. Each
+    opens ``path`` itself: a path that leads to another file meanwhile gives bytes of both, which only a
+    digest can tell.
 
     Iterating raises:
         CancelledError: ``cancel`` is set.
@@ -257,7 +270,7 @@ class Stream:
         end: int,
         *,
         cancel: threading.Event,
-        handle: Handle | None = None,
+        opening: Opening | None = None,
     ) -> None:
         """Nothing is asked for before the context is entered.
 
@@ -267,20 +280,22 @@ class Stream:
             start: offset of the first byte.
             end: offset behind the last byte.
             cancel: when it is set, the iteration ends with CancelledError.
-            handle: the file, opened with ``keep``; it saves opening the path, and stays open.
+            opening: what the caller has of it; it saves opening the path.
         """
         self._transport = transport
         self._path = path
         self._cancel = cancel
         self._ranges = _Ranges(start, end, BUFFER)
-        self._first = threading.Thread(
-            target=self._read_first, args=(handle,), name="runicorn-read", daemon=True
-        )
+        self._opening = opening
+        self._round_trip = opening.round_trip if opening is not None else None
+        self._first = threading.Thread(target=self._read_first, name="runicorn-read", daemon=True)
         self._opener: threading.Thread | None = None
         self._further: list[tuple[Transport, threading.Thread]] = []
 
     def __enter__(self) -> Stream:
         if self._ranges.left:
+            if self._round_trip is not None:
+                self._told_round_trip(self._round_trip)
             self._first.start()
         return self
 
@@ -323,10 +338,12 @@ class Stream:
         for _, thread in list(self._further):
             thread.join(_CLOSED_SECONDS)
 
-    def _read_first(self, handle: Handle | None) -> None:
+    def _read_first(self) -> None:
+        measures = self._round_trip is None and self._ranges.left >= BULK_FROM
         try:
+            handle = self._opening.handle() if self._opening is not None else None
             _Channel(self._transport, self._ranges, self._path, handle).read(
-                self._told_round_trip if self._ranges.left >= BULK_FROM else None
+                self._told_round_trip if measures else None
             )
         except BaseException as error:  # noqa: BLE001 - it is raised where the bytes are waited for
             self._ranges.fail(error)
