@@ -165,7 +165,7 @@ def ssh_told(config: Path | str) -> dict[str, str]:
         timeout=COMMAND_SECONDS,
     )
     assert done.returncode == 0, done.stderr
-    return defaultdict(str, (line.split(" ", 1) for line in done.stdout.splitlines() if " " in line))
+    return defaultdict(str, (line.partition(" ")[::2] for line in done.stdout.splitlines()))
 
 
 @pytest.mark.parametrize("block", checked("sshdconfig"), ids=str)
