@@ -10,7 +10,7 @@ import pytest
 
 from runicorn.manifest import ManifestGenerator
 from runicorn.remote_storage import ManifestSyncClient, SyncOptions, SyncReport, synchronize
-from runicorn.remote_storage.transport import SshTarget, connect_ssh
+from runicorn.remote_storage.transport import SshTarget, connect_ssh, stream
 from testbed.counting import Counts, read_counts, reset_counts, subsystem_command
 from testbed.sshd import Sshd
 from testbed.trees import append_run, make_tree
@@ -64,6 +64,18 @@ def lab(tmp_path: Path) -> Site:
     ManifestGenerator(site.root).publish()
     assert epoch_path(site).stat().st_size < 10_000_000
     return site
+
+
+def test_further_channels_of_a_first_sync_wait_for_no_measuring(
+    lab: Site, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "BULK_FROM", 1)
+    monkeypatch.setattr(stream, "LONG_LINE", -1.0)
+    report, counts = counted.sync(lab)
+    by_journal(report)
+    assert counts.sessions > 1
+    assert counts.requests.get("FSTAT", 0) == 0
+    lab.assert_equal()
 
 
 def test_first_sync_then_nothing_new_then_five_runs(lab: Site, counted: Counted) -> None:

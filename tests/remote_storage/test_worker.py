@@ -108,6 +108,21 @@ def test_one_keeps_the_memory_that_it_has_unless_the_user_says_otherwise(
     assert given == {b"MALLOC_TRIM_THRESHOLD_": b"17", b"MALLOC_MMAP_THRESHOLD_": b"33554432"}
 
 
+@pytest.mark.parametrize(("own", "its"), [(0, 10), (5, 15), (15, 19), (19, 19)])
+def test_one_gives_way_to_the_process_that_it_helps(own: int, its: int) -> None:
+    if os.getpriority(os.PRIO_PROCESS, 0) > own:
+        pytest.fail("the tests run at a lower priority than they look at")
+    program = (
+        f"import os; os.nice({own} - os.getpriority(os.PRIO_PROCESS, 0)); "
+        "from runicorn.remote_storage.workers import Worker; one = Worker(); "
+        "print(os.getpriority(os.PRIO_PROCESS, one.pid)); one.end()"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert int(told.stdout) == its
+
+
 def test_one_that_is_ended_twice(worker: Worker) -> None:
     worker.end()
     worker.end()

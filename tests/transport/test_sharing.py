@@ -260,3 +260,24 @@ def test_socket_is_that_of_a_configuration_that_can_be_told(
 )
 def test_ssh_is_asked_only_where_it_may_know_of_a_socket(words: list[str], may: bool) -> None:
     assert sharing._may_name_a_socket(["ssh", *words]) is may
+
+
+@pytest.mark.parametrize(
+    ("config", "may"),
+    [
+        ("Host *\n  User me\n", False),
+        ("Host *\n  CONTROLPATH ~/x\n", True),
+        ("Include other*.conf none\n", True),
+        ('include "other.conf"\n', True),
+        ("Include=other.conf\n", True),
+        ("Include %d/x\n", True),
+        ("Include a'b\n", True),
+        ("Include self\n", True),
+    ],
+)
+def test_configuration_is_searched_with_all_it_includes(tmp_path: Path, config: str, may: bool) -> None:
+    (tmp_path / "self").write_text(config)
+    (tmp_path / "other.conf").write_text("Host x\n\tControlPath /x\n")
+    assert sharing._mentions_socket(str(tmp_path / "self"), str(tmp_path), 0) is may
+    assert sharing._mentions_socket(str(tmp_path / "missing"), str(tmp_path), 0) is False
+    assert sharing._mentions_socket(str(tmp_path), str(tmp_path), 0) is True

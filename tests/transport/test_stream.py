@@ -194,6 +194,39 @@ def test_further_channels_open_beside_the_file_where_the_line_is_known(
         engine.close()
 
 
+@pytest.mark.usefixtures("bulk")
+@pytest.mark.parametrize("name", ["runicorn-read", "runicorn-open-more"])
+def test_thread_that_cannot_be_started_ends_everything(
+    tmp_path: Path, cancel: threading.Event, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path, data = make_file(tmp_path, 10)
+    start = threading.Thread.start
+
+    def refusing(thread: threading.Thread) -> None:
+        if thread.name == name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with FaultServer(Path("/")) as server, FaultServer(Path("/")) as other:
+        engine, more = serve(server), serve(other)
+        transport = WithMore(engine, [more])
+        monkeypatch.setattr(threading.Thread, "start", refusing)
+        opening = Opening(lambda: pytest.fail("nothing is opened"), 1.0)
+        with (
+            pytest.raises(RuntimeError, match="can't start"),
+            Stream(transport, path, 0, len(data), cancel=cancel, opening=opening),
+        ):
+            pytest.fail("it was entered")
+        monkeypatch.undo()
+        for thread in threading.enumerate():
+            if thread.name.startswith(("runicorn-read", "runicorn-open-more")):
+                thread.join(TIMEOUT)
+                assert not thread.is_alive()
+        with pytest.raises(ConnectError):
+            works(engine, path)
+        more.close()
+
+
 def test_file_that_cannot_be_opened_ends_the_iteration(tmp_path: Path, cancel: threading.Event) -> None:
     path, _ = make_file(tmp_path, 10)
 

@@ -86,7 +86,9 @@ class JournalReader:
             if place is not None and not self.has_open(place.epoch):
                 self.forget()
                 opens.append(Open(self._path(place.epoch), keep=True))
+            begun = time.monotonic()
             answers = yield opens
+            self._round_trip = time.monotonic() - begun
             if place is not None and len(answers) > 1:
                 self._take_handle(place.epoch, answers[1])
             reads = self._closing()
@@ -102,7 +104,7 @@ class JournalReader:
                 return
             begun = time.monotonic()
             answers = yield reads
-            self._round_trip = time.monotonic() - begun
+            self._round_trip = min(self._round_trip, time.monotonic() - begun)
             if not refusal:
                 text.append(_bytes(answers[before]))
             if place is not None and self._handle is not None:

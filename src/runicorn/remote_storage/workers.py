@@ -45,8 +45,10 @@ _ANSWER_SECONDS = 60.0
 _SEND_SECONDS = 10
 _LOOK_SECONDS = 0.2
 _END_SECONDS = 10.0
-_NICENESS = 10
+_NICER = 10
 """They have the processor when whoever gives them work has nothing to do."""
+
+_NICEST = 19
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 _FRAME = struct.Struct("=BI")
@@ -97,7 +99,7 @@ class Worker:
             ours.close()
             raise
         with contextlib.suppress(OSError):  # at once: its start must not delay the login, which is under way
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICENESS)
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, _niceness())
         self._socket = ours
         self._messages: Messages | None = None
 
@@ -160,6 +162,10 @@ class Worker:
         # One that hangs in the system, for a disk that does not answer, ends when it comes out of there.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
+
+
+def _niceness() -> int:
+    return min(_NICEST, os.getpriority(os.PRIO_PROCESS, 0) + _NICER)
 
 
 def _program(descriptor: int) -> str:

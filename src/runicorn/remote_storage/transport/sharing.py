@@ -7,8 +7,11 @@ socket that only this user reaches. A process that comes later never logs in: it
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import pwd
 import re
+import shlex
 import shutil
 import socket
 import stat
@@ -16,8 +19,6 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from typing import Final
-
-from runicorn.remote_storage.transport.ssh_config import may_tell
 
 OPENSSH_OPTIONS: Final = (
     "-T",
@@ -30,7 +31,9 @@ OPENSSH_OPTIONS: Final = (
 """What every ssh of ours is told: no terminal, nothing forwarded, no commands beside the subsystem."""
 _ASK_SECONDS: Final = 0.5
 _ASKING: Final = (b"ask", b"autoask")
-_OTHER_SOCKET: Final = re.compile(r"-[^oilpJ\W]*S")
+_INCLUDE: Final = re.compile(r"^[ \t]*include[ \t=]+(.*)$", re.IGNORECASE | re.MULTILINE)
+_OTHER_FILE: Final = re.compile(r"-[^oilpJ\W]*[FS]")
+_DEEPEST_INCLUDE: Final = 16
 _SOCKET: Final = "s"
 # ssh binds a name with a dot and 16 characters more, and gives it the right name by a link.
 _BOUND: Final = _SOCKET + "." + "x" * 16
@@ -91,11 +94,39 @@ class Sharing:
 
 
 def _may_name_a_socket(argv: Sequence[str]) -> bool:
-    """Whether command line or configuration may name a socket."""
-    words = argv[1:]
-    if any("controlpath" in word.lower() or _OTHER_SOCKET.match(word) for word in words):
+    """Whether command line or configuration may name a socket.
+
+    To ask ssh takes longer, and runs the commands of the user's `Match exec` once more.
+    """
+    words = list(argv[1:])
+    files = {os.path.join(pwd.getpwuid(os.getuid()).pw_dir, ".ssh"): "config", "/etc/ssh": "ssh_config"}
+    if "-F" in words and words[words.index("-F") + 1 :][:1] == ["none"]:
+        words.remove("-F")
+        files = {}
+    if any("controlpath" in word.lower() or _OTHER_FILE.match(word) for word in words):
         return True
-    return may_tell(argv, "controlpath")
+    return any(_mentions_socket(os.path.join(folder, name), folder, 0) for folder, name in files.items())
+
+
+def _mentions_socket(path: str, folder: str, depth: int) -> bool:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            text = file.read()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    if "controlpath" in text.lower() or depth > _DEEPEST_INCLUDE:
+        return True
+    for included in _INCLUDE.findall(text):
+        try:
+            patterns = [os.path.expanduser(pattern) for pattern in shlex.split(included)]
+        except ValueError:
+            return True
+        found = [name for pattern in patterns for name in glob.glob(os.path.join(folder, pattern))]
+        if "%" in included or "$" in included or any(_mentions_socket(n, folder, depth + 1) for n in found):
+            return True
+    return False
 
 
 def _control_path(argv: Sequence[str]) -> str | None:

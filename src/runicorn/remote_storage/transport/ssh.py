@@ -14,7 +14,6 @@ from typing import IO, TYPE_CHECKING, Final
 
 from runicorn.errors import ConnectError, LoginError, TransportError, UsageError
 from runicorn.remote_storage.transport.channel import FdChannel
-from runicorn.remote_storage.transport.ciphers import cipher_options
 from runicorn.remote_storage.transport.sharing import OPENSSH_OPTIONS, Sharing, is_openssh
 from runicorn.remote_storage.transport.shown import printable
 from runicorn.remote_storage.transport.ssh_stderr import SshStderr
@@ -110,7 +109,7 @@ class SshConnection:
         Raises:
             UsageError: the target cannot be used.
         """
-        self._options = (*_alive_options(keepalive), *cipher_options(target.command))
+        self._options = _alive_options(keepalive)
         self._argv = target.argv(connect_timeout=timeout, options=self._options)
         self._target = target
         self._share = share and is_openssh(self._argv[0])

@@ -280,7 +280,7 @@ class Stream:
             start: offset of the first byte.
             end: offset behind the last byte.
             cancel: when it is set, the iteration ends with CancelledError.
-            opening: what the caller has of it; it saves opening the path.
+            opening: how the caller has the file opened; the path is not opened beside that.
         """
         self._transport = transport
         self._path = path
@@ -294,9 +294,14 @@ class Stream:
 
     def __enter__(self) -> Stream:
         if self._ranges.left:
-            if self._round_trip is not None:
-                self._told_round_trip(self._round_trip)
-            self._first.start()
+            try:
+                if self._round_trip is not None:
+                    self._told_round_trip(self._round_trip)
+                self._first.start()
+            except BaseException:  # nobody else ends what has been started
+                self._ranges.stop()
+                self._transport.close()
+                raise
         return self
 
     def __exit__(
