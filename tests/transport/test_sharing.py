@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -262,6 +264,25 @@ def test_ssh_is_asked_only_where_it_may_know_of_a_socket(words: list[str], may: 
     assert sharing._may_name_a_socket(["ssh", *words]) is may
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_user_without_an_entry_hears_what_ssh_says() -> None:
+    program = (
+        "import os\n"
+        "import runicorn.remote_storage.transport.engine\n"
+        "from runicorn.remote_storage.transport import SshConnection, SshTarget\n"
+        "from runicorn.errors import RunicornError\n"
+        "os.setuid(54321)\n"
+        "try:\n"
+        "    SshConnection(SshTarget('h'), timeout=10).engine()\n"
+        "except RunicornError as error:\n"
+        "    print(error)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert "uid 54321" in told.stdout
+
+
 @pytest.mark.parametrize(
     ("config", "may"),
     [
@@ -269,6 +290,9 @@ def test_ssh_is_asked_only_where_it_may_know_of_a_socket(words: list[str], may: 
         ("Host *\n  CONTROLPATH ~/x\n", True),
         ("Include other*.conf none\n", True),
         ('include "other.conf"\n', True),
+        ('"Include" other.conf\n', True),
+        ("=Include other.conf\n", True),
+        ('"Include" none\n', False),
         ("Include=other.conf\n", True),
         ("Include %d/x\n", True),
         ("Include a'b\n", True),

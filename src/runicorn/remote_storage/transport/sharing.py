@@ -31,7 +31,7 @@ OPENSSH_OPTIONS: Final = (
 """What every ssh of ours is told: no terminal, nothing forwarded, no commands beside the subsystem."""
 _ASK_SECONDS: Final = 0.5
 _ASKING: Final = (b"ask", b"autoask")
-_INCLUDE: Final = re.compile(r"^[ \t]*include[ \t=]+(.*)$", re.IGNORECASE | re.MULTILINE)
+_INCLUDE: Final = re.compile(r'^[ \t=]*"?include"?[ \t=]+(.*)$', re.IGNORECASE | re.MULTILINE)
 _OTHER_FILE: Final = re.compile(r"-[^oilpJ\W]*[FS]")
 _DEEPEST_INCLUDE: Final = 16
 _SOCKET: Final = "s"
@@ -99,7 +99,11 @@ def _may_name_a_socket(argv: Sequence[str]) -> bool:
     To ask ssh takes longer, and runs the commands of the user's `Match exec` once more.
     """
     words = list(argv[1:])
-    files = {os.path.join(pwd.getpwuid(os.getuid()).pw_dir, ".ssh"): "config", "/etc/ssh": "ssh_config"}
+    try:
+        home = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return True  # a user without an entry, as in some containers: ssh says what it makes of that
+    files = {os.path.join(home, ".ssh"): "config", "/etc/ssh": "ssh_config"}
     if "-F" in words and words[words.index("-F") + 1 :][:1] == ["none"]:
         words.remove("-F")
         files = {}
