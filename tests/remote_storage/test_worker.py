@@ -108,7 +108,7 @@ def test_one_keeps_the_memory_that_it_has_unless_the_user_says_otherwise(
     assert given == {b"MALLOC_TRIM_THRESHOLD_": b"17", b"MALLOC_MMAP_THRESHOLD_": b"33554432"}
 
 
-@pytest.mark.parametrize(("own", "its"), [(0, 10), (5, 15), (15, 19), (19, 19)])
+@pytest.mark.parametrize(("own", "its"), [(0, 5), (7, 12), (15, 19), (19, 19)])
 def test_one_gives_way_to_the_process_that_it_helps(own: int, its: int) -> None:
     if os.getpriority(os.PRIO_PROCESS, 0) > own:
         pytest.fail("the tests run at a lower priority than they look at")

@@ -45,8 +45,9 @@ _ANSWER_SECONDS = 60.0
 _SEND_SECONDS = 10
 _LOOK_SECONDS = 0.2
 _END_SECONDS = 10.0
-_NICER = 10
-"""They have the processor when whoever gives them work has nothing to do."""
+_NICER = 5
+"""Whoever gives them work comes before them; much more, and they would get nowhere on a machine that is busy
+with something else, while that one waits for them."""
 
 _NICEST = 19
 
