@@ -319,15 +319,8 @@ class JournalReader:
             yield early
         if start >= end:
             return
-        stream = Stream(
-            self._transport,
-            self._path(place.epoch),
-            start,
-            end,
-            cancel=cancel,
-            opening=Opening(lambda: self._opened(place.epoch), self._round_trip),
-        )
-        with stream as chunks:
+        path, opening = self._path(place.epoch), Opening(lambda: self._opened(place.epoch), self._round_trip)
+        with Stream(self._transport, path, start, end, cancel=cancel, opening=opening) as chunks:
             try:
                 yield from chunks
             except RequestError as error:
