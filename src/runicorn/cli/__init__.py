@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import os
 import signal
@@ -196,3 +197,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
             _say(f"internal error: {type(error).__name__}: {error}")
             return 1
+        finally:
+            if argv is None:
+                gc.freeze()  # the process ends: looking for cycles once more would only take time

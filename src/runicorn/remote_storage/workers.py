@@ -36,7 +36,7 @@ WORTH_BYTES = 8 * 1024**2
 """Bytes of the journal from which on processes are worth their start."""
 
 _MOST = 3
-_AHEAD = 16
+_AHEAD = 64
 _AHEAD_BYTES = 16 * 1024**2
 """Frames that each has been given beyond those that it has answered, and bytes of all of them: work for the
 time in which this process gives a batch its names."""
@@ -126,7 +126,7 @@ class Worker:
         try:
             self._messages.send(body, head)
         except OSError:
-            self._forget()
+            self.stop()
 
     def is_ready(self) -> bool:
         """Whether `answer` has to wait for nothing."""
@@ -147,10 +147,11 @@ class Worker:
                 check()
         except (OSError, EOFError, ValueError, TypeError):
             pass  # it is gone, or says what makes no sense: the caller does its work
-        self._forget()
+        self.stop()
         return None
 
-    def _forget(self) -> None:
+    def stop(self) -> None:
+        """Let the process end, whatever it does; nothing more is heard of it. `end` waits for it."""
         if self._messages is not None:
             self._messages.close()
             self._messages = None
@@ -158,7 +159,7 @@ class Worker:
 
     def end(self) -> None:
         """End the process, whatever it does. May be called again."""
-        self._forget()
+        self.stop()
         self._socket.close()
         # One that hangs in the system, for a disk that does not answer, ends when it comes out of there.
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -281,6 +282,8 @@ class WorkerPool:
         """
         if self._lost:
             log.info("%d frames were staged here, because a process that helps did not do it", self._lost)
+        for worker in self._workers:
+            worker.stop()
         for worker in self._workers:
             worker.end()
         self._own.close()
