@@ -68,6 +68,32 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
     fsync_folder(path.parent)
 
 
+def replace_link(path: Path, target: str) -> None:
+    """Let a symbolic link lead to a file beside it, where the system makes such; nothing waits for it to be
+    durable. A file that has its name, as a copy of the folder may have, gives way.
+
+    Args:
+        path: of the link.
+        target: name of the file.
+    """
+    with suppress(OSError):
+        if os.readlink(path) == target:
+            return
+    temp = path.parent / _temp_name(path.name)
+    with suppress(OSError):
+        os.symlink(target, temp)
+        try:
+            os.replace(temp, path)
+        except OSError:
+            os.unlink(temp)
+
+
+def remove_link(path: Path) -> None:
+    """Remove a symbolic link, or a file in its place, if it can be."""
+    with suppress(OSError):
+        os.unlink(path)
+
+
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """A new file of this very name in the place of one that may be there; durable when the block ends.

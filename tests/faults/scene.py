@@ -62,11 +62,15 @@ class Frozen:
         self._store = store
         self._folders = {"."}
         self._files: dict[str, tuple[Path, os.stat_result, bytes]] = {}
+        self._links: dict[str, Path] = {}
         store.mkdir(parents=True)
         for path in _all_below(folder, without):
             name = os.path.relpath(path, folder)
             if path.is_dir():
                 self._folders.add(name)
+                continue
+            if path.is_symlink():
+                self._links[name] = path.readlink()
                 continue
             kept = store / str(len(self._files))
             kept.hardlink_to(path)
@@ -76,14 +80,11 @@ class Frozen:
         """Make it so again."""
         self._folder.mkdir(parents=True, exist_ok=True)
         for path in _all_below(self._folder, self._without):
-            name = os.path.relpath(path, self._folder)
-            if not path.is_dir():
-                if name not in self._files or path.stat().st_ino != self._files[name][1].st_ino:
-                    path.unlink()
-            elif name not in self._folders:
-                path.rmdir()
+            self._remove_unless_kept(path)
         for name in sorted(self._folders):
             (self._folder / name).mkdir(exist_ok=True)
+        for name, target in self._links.items():
+            (self._folder / name).symlink_to(target)
         for name, (kept, status, content) in self._files.items():
             path = self._folder / name
             if not path.exists():
@@ -92,6 +93,16 @@ class Frozen:
                 path.write_bytes(content)
             if path.stat().st_mtime_ns != status.st_mtime_ns:
                 os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns))
+
+    def _remove_unless_kept(self, path: Path) -> None:
+        name = os.path.relpath(path, self._folder)
+        if path.is_symlink():
+            path.unlink()
+        elif path.is_dir():
+            if name not in self._folders:
+                path.rmdir()
+        elif name not in self._files or path.stat().st_ino != self._files[name][1].st_ino:
+            path.unlink()
 
 
 def _all_below(folder: Path, without: str = "") -> list[Path]:

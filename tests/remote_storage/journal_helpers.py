@@ -141,6 +141,7 @@ def short_reads(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Let the client ask for so few bytes of the journal at a time, and for none of it ahead."""
     monkeypatch.setattr("runicorn.remote_storage.transport.stream.MAX_READ", size)
     monkeypatch.setattr("runicorn.remote_storage.journal_reader.MAX_READ", 1)
+    monkeypatch.setattr("runicorn.remote_storage.journal_look.MAX_READ", 1)
 
 
 class Counting(Relay):
@@ -236,7 +237,7 @@ class Server:
         self._files = {
             path.relative_to(self._folder): (path.read_bytes(), path.stat().st_mtime_ns)
             for path in self._folder.rglob("*")
-            if path.is_file()
+            if path.is_file() and not path.is_symlink()
         }
         self.epoch = head(site).epoch
         self.length = head(site).end.offset

@@ -24,6 +24,9 @@ MAX_OFFSET = 2**53 - 1
 FOLDER = "journal"
 """Name of the journal's folder beside the manifests."""
 
+CURRENT = "CURRENT"
+"""Name of the link to the current epoch's file."""
+
 FRAME_HEADER = 48
 """Bytes in front of a payload."""
 
@@ -155,28 +158,46 @@ class FrameReader:
 
     Attributes:
         place: behind the last frame that was given.
+        held: bytes that are part of a frame which is not complete.
     """
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self._held = bytearray()
-
-    @property
-    def held(self) -> int:
-        """Bytes that are part of a frame which is not complete."""
-        return len(self._held)
+        self._parts: list[memoryview] = []
+        self.held = 0
 
     @property
     def wanted(self) -> int:
         """Bytes that are missing of the frame that has begun, as far as that is known."""
-        have = len(self._held)
-        if have < FRAME_HEADER:
-            return FRAME_HEADER - have
-        return FRAME_HEADER + int(_FIXED.unpack_from(self._held)[4]) - have
+        if self.held < FRAME_HEADER:
+            return FRAME_HEADER - self.held
+        return FRAME_HEADER + int(_FIXED.unpack_from(self._bytes(0, FRAME_HEADER))[4]) - self.held
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the epoch."""
-        self._held += data
+        if data:
+            self._parts.append(memoryview(data))
+            self.held += len(data)
+
+    def _bytes(self, start: int, end: int) -> bytes:
+        """What is held between two places; large frames are copied by this alone."""
+        pieces = []
+        for part in self._parts:
+            if end <= 0:
+                break
+            pieces.append(part[max(0, start) : end])
+            start, end = start - len(part), end - len(part)
+        return b"".join(pieces)
+
+    def _drop(self, size: int) -> None:
+        self.held -= size
+        while size:
+            first = self._parts[0]
+            if size < len(first):
+                self._parts[0] = first[size:]
+                return
+            size -= len(first)
+            del self._parts[0]
 
     def frames(self) -> Iterator[Frame]:
         """The frames that are complete by now.
@@ -201,22 +222,23 @@ class FrameReader:
             yield stored
 
     def _next(self) -> StoredFrame | None:
-        if len(self._held) < FRAME_HEADER:
+        if self.held < FRAME_HEADER:
             return None
-        magic, kind, codec, zero, stored_size, size = _FIXED.unpack_from(self._held)
+        header = self._bytes(0, FRAME_HEADER)
+        magic, kind, codec, zero, stored_size, size = _FIXED.unpack_from(header)
         _require_header(magic, kind, zero, max(stored_size, size))
         end = FRAME_HEADER + stored_size
-        if len(self._held) < end:
+        if self.held < end:
             return None
-        stored = bytes(memoryview(self._held)[FRAME_HEADER:end])
-        fixed, chain = bytes(self._held[: _FIXED.size]), bytes(self._held[_FIXED.size : FRAME_HEADER])
+        stored = self._bytes(FRAME_HEADER, end)
+        fixed, chain = header[: _FIXED.size], header[_FIXED.size :]
         if _chain(self.place.chain, fixed, stored) != chain:
             raise DamagedError(f"the journal is damaged at byte {self.place.offset}: its chain does not fit")
         place = Place(self.place.epoch, self.place.offset + end, chain)
         return StoredFrame(Kind(kind), codec, stored, size, place)
 
     def _pass(self, frame: StoredFrame) -> None:
-        del self._held[: frame.end.offset - self.place.offset]
+        self._drop(frame.end.offset - self.place.offset)
         self.place = frame.end
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from runicorn._files import fsync_folder, replace_file, scratch_file, sweep_temps
+from runicorn._files import fsync_folder, remove_link, replace_file, replace_link, scratch_file, sweep_temps
 from runicorn.errors import DamagedError, PublishError, UnsafeError
-from runicorn.journal.frames import FOLDER, Place, beginning, file_name
+from runicorn.journal.frames import CURRENT, FOLDER, Place, beginning, file_name
 from runicorn.journal.head import HEAD_NAME, MAX_HEAD, Head, Media, decode_head, encode_head
 from runicorn.manifest.journal_follow import Followed, follow, last_seal
 from runicorn.manifest.model import Header, Identity
@@ -28,7 +28,7 @@ KEPT_BASES = 4
 """Sealed epochs stay as long as they take no more than so many bytes, or so many times the current base."""
 
 _NAME = re.compile(r"([0-9a-f]{32})\.journal").fullmatch
-_TEMPS = re.compile(r"(?:HEAD|[0-9a-f]{32}\.journal)")
+_TEMPS = re.compile(r"(?:HEAD|CURRENT|[0-9a-f]{32}\.journal)")
 _DEFAULT_ACL = "system.posix_acl_default"
 _CHUNK = 1024 * 1024
 _LONGEST_END = 1024 * 1024
@@ -322,6 +322,7 @@ class JournalStore:
             if not self.exists() or not require_own(self.folder / HEAD_NAME):
                 return False
             os.unlink(self.folder / HEAD_NAME)
+            remove_link(self.folder / CURRENT)
             fsync_folder(self.folder)
         return True
 
@@ -381,6 +382,7 @@ class JournalStore:
         os.utime(self._fd, ns=(moment, moment))
         with replace_file(self.folder / HEAD_NAME) as out:
             out.write(encode_head(head))
+        replace_link(self.folder / CURRENT, file_name(head.end.epoch))
 
 
 def _write(fd: int, data: bytes) -> None:

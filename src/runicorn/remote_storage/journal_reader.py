@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import cast
 
 from runicorn.errors import DamagedError, NoJournalError, RequestError, UnsafeError
-from runicorn.journal.frames import FOLDER, FrameReader, Kind, Place, StoredFrame, file_name
-from runicorn.journal.head import HEAD_NAME, MAX_HEAD, Head, decode_head
+from runicorn.journal.frames import (
+    CURRENT,
+    FOLDER,
+    FrameReader,
+    Kind,
+    Place,
+    StoredFrame,
+    beginning,
+    file_name,
+)
+from runicorn.journal.head import HEAD_NAME, Head, decode_head
 from runicorn.journal.sections import decode_begin, decode_seal
 from runicorn.manifest.rules import ARTEFACT_FOLDER
+from runicorn.remote_storage.journal_look import Beside, leads_to, look
 from runicorn.remote_storage.poll import Poll, last_commit
 from runicorn.remote_storage.transport.base import (
     MAX_READ,
@@ -31,6 +40,9 @@ from runicorn.remote_storage.transport.base import (
 from runicorn.remote_storage.transport.stream import Opening, Stream
 
 _NO_SUCH_FILE = 2
+_READS_OF_BEGINNING = 2
+"""Beside HEAD: work for the round trip after it."""
+
 _MOST_EPOCHS = 64
 """Seals that are followed at most: each names an epoch that was written later."""
 
@@ -65,11 +77,12 @@ class JournalReader:
 
     # -- looking ---------------------------------------------------------------------------
 
-    def look(self, place: Place | None) -> Head:
+    def look(self, place: Place | None, *, begins: bool = False) -> Head:
         """Read HEAD and, in the same round trips, what follows a place.
 
         Args:
             place: where the client is, or None.
+            begins: without a place: whether it is going to read the current epoch from its beginning.
 
         Raises:
             NoJournalError: the server has none that can be read.
@@ -78,43 +91,32 @@ class JournalReader:
             TransportError: the connection failed.
         """
         self.head = None
-        refusal: list[RequestError] = []
-        text: list[bytes] = []
-
-        def job() -> Job:
-            opens: list[Operation] = [Open(f"{self._folder}/{HEAD_NAME}")]
-            if place is not None and not self.has_open(place.epoch):
+        beside = Beside()
+        if place is not None:
+            if not self.has_open(place.epoch):
                 self.forget()
-                opens.append(Open(self._path(place.epoch), keep=True))
-            begun = time.monotonic()
-            answers = yield opens
-            self._round_trip = time.monotonic() - begun
-            if place is not None and len(answers) > 1:
-                self._take_handle(place.epoch, answers[1])
-            reads = self._closing()
-            before = len(reads)
-            if not isinstance(answers[0], RequestError):
-                head = cast(Handle, answers[0])
-                reads += [Read(head, 0, MAX_HEAD + 1, once=True), Close(head)]
+            path = "" if self.is_open else self._path(place.epoch)
+            beside = Beside(self._handle, path, place.offset)
+        elif begins:
+            beside = Beside(None, f"{self._folder}/{CURRENT}", 0, _READS_OF_BEGINNING, is_sized=True)
+        seen = look(self._transport, f"{self._folder}/{HEAD_NAME}", beside, self._closing())
+        self._round_trip = seen.round_trip
+        if seen.handle is not None:
+            if place is None:
+                self._left.append(seen.handle)  # it is closed, unless it proves to be HEAD's epoch
             else:
-                refusal.append(answers[0])
-            if place is not None and self._handle is not None:
-                reads.append(Read(self._handle, place.offset, MAX_READ, once=True))
-            if not reads:
-                return
-            begun = time.monotonic()
-            answers = yield reads
-            self._round_trip = min(self._round_trip, time.monotonic() - begun)
-            if not refusal:
-                text.append(_bytes(answers[before]))
-            if place is not None and self._handle is not None:
-                self._early = (place, _bytes(answers[-1]))
-
-        self._transport.run(iter([job()]))
-        if refusal:
-            raise _no_head(refusal[0])
-        self.head = decode_head(text[0])
-        return self.head
+                self._epoch, self._handle = place.epoch, seen.handle
+        if seen.refusal is not None:
+            raise _no_head(seen.refusal)
+        self.head = head = decode_head(_bytes(seen.head))
+        if place is not None:
+            self._early = (place, _bytes(seen.data))
+        elif leads_to(seen, head.end):
+            handle = self._left.pop()
+            self.forget()
+            self._epoch, self._handle = head.epoch, handle
+            self._early = (beginning(head.epoch), _bytes(seen.data))
+        return head
 
     def peek(self, place: Place) -> Poll | None:
         """As `poll`, which gives the same without asking again when it is called next.

@@ -77,7 +77,9 @@ class JournalRung:
         self._context.report.method = JOURNAL
         cursor, reason = self._usable_cursor()
         if cursor is None or cursor.place is None:
-            return self._begin(self._reader.look(None), reason, listing_read=listing_read)
+            begins = self._options.selection.is_everything and self._is_new()
+            head = self._reader.look(None, begins=begins)
+            return self._begin(head, reason, listing_read=listing_read)
         poll = self._reader.poll(cursor.place) if cursor.identity is not None else None
         if poll is not None:
             return self._go_on_polled(cursor, cursor.place, poll)
@@ -114,7 +116,7 @@ class JournalRung:
 
     def _begin(self, head: Head, reason: str, *, listing_read: bool) -> SyncPlan | None:
         """Begin with the base: a mirror that is empty, or a user who insists."""
-        is_new = self._state.is_empty() and self._context.mirror.tree.is_empty()
+        is_new = self._is_new()
         if not is_new and not self._insists:
             raise NoJournalError(reason)
         if not self._insists and not listing_read and rung.asks_for_listing(head, self._options.selection):
@@ -126,6 +128,9 @@ class JournalRung:
         self._state.enter_lineage(head.identity.lineage, self._options.source)
         self._state.begin_base(cursor)
         return self._go_on(head, cursor, place, is_new=is_new)
+
+    def _is_new(self) -> bool:
+        return self._state.is_empty() and self._context.mirror.tree.is_empty()
 
     def _require_space(self, head: Head) -> None:
         """HEAD's sum is a number that nothing proves; the manifest's is that of its entries."""

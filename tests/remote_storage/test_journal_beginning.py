@@ -1,0 +1,242 @@
+"""A client that begins: what it reads beside HEAD through the link `CURRENT`, at a real sftp-server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from runicorn.errors import NoJournalError
+from runicorn.journal.frames import CURRENT, beginning
+from runicorn.remote_storage.journal_reader import JournalReader
+from runicorn.remote_storage.transport import (
+    Answer,
+    Close,
+    Job,
+    Open,
+    Operation,
+    Read,
+    Traffic,
+    Transport,
+)
+from tests.remote_storage.helpers import Site, make_run, put, sftp_server
+from tests.remote_storage.journal_helpers import by_journal, by_manifest, epoch_bytes, folder, head, head_path
+
+
+class Flights:
+    """Passes everything on, and keeps what was asked for at once: what is read, by its name, or `Close`."""
+
+    def __init__(self, inner: Transport) -> None:
+        self._inner = inner
+        self._names: dict[bytes, str] = {}
+        self.flights: list[list[str]] = []
+        self.open = 0
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._inner.traffic
+
+    def open_more(self, count: int) -> list[Transport]:
+        return self._inner.open_more(count)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def run(self, jobs: Iterable[Job]) -> None:
+        self._inner.run(self._watched(job) for job in jobs)
+
+    def _watched(self, job: Job) -> Generator[Sequence[Operation], Sequence[Answer], None]:
+        try:
+            batch = next(job)
+            while True:
+                self.flights.append([self._shown(each) for each in batch])
+                answers = yield batch
+                for operation, answer in zip(batch, answers, strict=True):
+                    if isinstance(operation, Open) and not isinstance(answer, Exception):
+                        self._names[answer.value] = Path(operation.path).name  # type: ignore[union-attr]
+                        self.open += 1
+                    self.open -= isinstance(operation, Close)
+                batch = job.send(answers)
+        except StopIteration:
+            return
+        finally:
+            job.close()
+
+    def _shown(self, operation: Operation) -> str:
+        if isinstance(operation, Open):
+            return f"Open {Path(operation.path).name}"
+        if isinstance(operation, Read):
+            return f"Read {self._names[operation.handle.value]}"
+        return type(operation).__name__
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    site = Site(tmp_path / "root", tmp_path / "mirror")
+    for number in range(3):
+        run = make_run(site.root, f"p/n/runs/{number}")
+        put(run / "media/large.png", os.urandom(400_000))
+    site.publish()
+    assert len(epoch_bytes(site)) > 1_000_000
+    return site
+
+
+@pytest.fixture
+def line() -> Iterator[Flights]:
+    with sftp_server() as engine:
+        yield Flights(engine)
+
+
+def opened(line: Flights) -> list[str]:
+    """The files of the journal that were opened, in order."""
+    every = [each.removeprefix("Open ") for flight in line.flights for each in flight if "Open" in each]
+    return [each for each in every if each in ("HEAD", CURRENT) or each.endswith(".journal")]
+
+
+def test_a_first_sync_reads_the_epoch_beside_head(site: Site, line: Flights) -> None:
+    by_journal(site.sync(line))
+    site.assert_equal()
+    assert opened(line) == ["HEAD", CURRENT]
+    at = line.flights.index(["Open HEAD", f"Open {CURRENT}"])
+    assert line.flights[at + 1] == ["Read HEAD", "Close", *([f"Read {CURRENT}"] * 2), "Fstat"]
+    assert line.open == 0
+
+
+def test_the_same_bytes_are_not_read_twice(site: Site, line: Flights) -> None:
+    report = by_journal(site.sync(line))
+    assert report.bytes_received < len(epoch_bytes(site)) + 20_000
+
+
+@pytest.mark.parametrize("selecting", [{"projects": ("p",)}, {"media": False}])
+def test_who_may_not_need_the_beginning_does_not_read_it(
+    site: Site, line: Flights, selecting: dict[str, object]
+) -> None:
+    site.sync(line, **selecting)
+    assert CURRENT not in opened(line)
+
+
+def test_a_mirror_that_holds_something_does_not_read_it(site: Site, line: Flights) -> None:
+    put(site.mirror / "mine.txt", "mine")
+    site.sync(line)
+    assert CURRENT not in opened(line)
+
+
+def lost(site: Site) -> None:
+    (folder(site) / CURRENT).unlink()
+
+
+def dangling(site: Site) -> None:
+    lead_to(site, "no-such-file")
+
+
+def of_an_older_epoch(site: Site) -> None:
+    older = head(site).epoch
+    site.publish(compact=True)
+    assert head(site).epoch != older
+    lead_to(site, f"{older}.journal")
+
+
+def of_another_journal(site: Site) -> None:
+    elsewhere = site.root.with_name("elsewhere")
+    make_run(elsewhere, "p/n/runs/foreign")
+    other = Site(elsewhere, site.mirror)
+    other.publish()
+    shutil.copy(folder(other) / f"{head(other).epoch}.journal", folder(site) / "foreign")
+    lead_to(site, "foreign")
+
+
+def an_older_copy(site: Site) -> None:
+    """What is left where somebody has copied the root with a program that follows links."""
+    copied = epoch_bytes(site)
+    put(site.root / "p/n/runs/4/meta.json", "{}")
+    site.publish()
+    assert len(epoch_bytes(site)) > len(copied)
+    lost(site)
+    (folder(site) / CURRENT).write_bytes(copied)
+
+
+def no_journal(site: Site) -> None:
+    (folder(site) / "text").write_bytes(b"no frame " * 100_000)
+    lead_to(site, "text")
+
+
+def a_folder(site: Site) -> None:
+    lead_to(site, ".")
+
+
+def empty(site: Site) -> None:
+    (folder(site) / "empty").write_bytes(b"")
+    lead_to(site, "empty")
+
+
+def lead_to(site: Site, target: str) -> None:
+    lost(site)
+    (folder(site) / CURRENT).symlink_to(target)
+
+
+WRONG = [lost, dangling, of_an_older_epoch, of_another_journal, an_older_copy, no_journal, a_folder, empty]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_link_that_is_wrong_costs_only_time(
+    site: Site, line: Flights, wrong: Callable[[Site], None]
+) -> None:
+    wrong(site)
+    by_journal(site.sync(line))
+    site.assert_equal()
+    assert opened(line) == ["HEAD", CURRENT, f"{head(site).epoch}.journal"]
+    assert line.open == 0
+
+
+def test_without_head_what_the_link_leads_to_is_not_used(site: Site, line: Flights) -> None:
+    head_path(site).unlink()
+    by_manifest(site.sync(line), "keeps no journal")
+    site.assert_equal()
+    assert line.open == 0
+
+
+def test_a_damaged_head_leaves_nothing_open(site: Site, line: Flights) -> None:
+    head_path(site).write_bytes(b"{}\n")
+    by_manifest(site.sync(line), "HEAD")
+    site.assert_equal()
+    assert line.open == 0
+
+
+def test_damage_behind_the_first_frame_is_met_as_ever(site: Site, line: Flights) -> None:
+    path = folder(site) / f"{head(site).epoch}.journal"
+    data = bytearray(path.read_bytes())
+    data[300_000] ^= 1
+    path.write_bytes(data)
+    by_manifest(site.sync(line), "chain")
+    site.assert_equal()
+
+
+def test_a_server_that_reads_less_at_a_time(
+    site: Site, line: Flights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes behind a short answer is not taken for what follows it."""
+    monkeypatch.setattr("runicorn.remote_storage.transport.session.MAX_READ", 10_000)
+    by_journal(site.sync(line))
+    site.assert_equal()
+
+
+def test_an_epoch_that_was_open_before_gives_way(site: Site, line: Flights) -> None:
+    reader = JournalReader(line, str(site.root))
+    reader.look(beginning(head(site).epoch))
+    put(site.root / "p/n/runs/3/meta.json", "{}")
+    site.publish(compact=True)
+    reader.look(None, begins=True)
+    assert reader.has_open(head(site).epoch)
+    assert reader.size(head(site).epoch) == len(epoch_bytes(site))
+    reader.close()
+    assert line.open == 0
+
+
+def test_nobody_begins_where_there_is_no_journal(site: Site, line: Flights) -> None:
+    site.publish(journal=False)
+    with pytest.raises(NoJournalError, match="keeps no journal"):
+        JournalReader(line, str(site.root)).look(None, begins=True)
+    assert line.open == 0
