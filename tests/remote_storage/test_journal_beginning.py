@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runicorn.errors import NoJournalError
+from runicorn.errors import NoJournalError, RequestError
 from runicorn.journal.frames import CURRENT, beginning
 from runicorn.remote_storage.journal_reader import JournalReader
 from runicorn.remote_storage.transport import (
@@ -27,7 +27,13 @@ from tests.remote_storage.journal_helpers import by_journal, by_manifest, epoch_
 
 
 class Flights:
-    """Passes everything on, and keeps what was asked for at once: what is read, by its name, or `Close`."""
+    """Passes everything on, and keeps what was asked for at once: what is read, by its name, or `Close`.
+
+    Attributes:
+        refused: name of a file of which nothing can be read.
+    """
+
+    refused = ""
 
     def __init__(self, inner: Transport) -> None:
         self._inner = inner
@@ -53,12 +59,15 @@ class Flights:
             batch = next(job)
             while True:
                 self.flights.append([self._shown(each) for each in batch])
-                answers = yield batch
+                answers = list((yield batch))
                 for operation, answer in zip(batch, answers, strict=True):
                     if isinstance(operation, Open) and not isinstance(answer, Exception):
                         self._names[answer.value] = Path(operation.path).name  # type: ignore[union-attr]
                         self.open += 1
                     self.open -= isinstance(operation, Close)
+                for at, shown in enumerate(self.flights[-1]):
+                    if shown == f"Read {self.refused}":
+                        answers[at] = RequestError("refused on purpose", code=4, path=self.refused)
                 batch = job.send(answers)
         except StopIteration:
             return
@@ -185,6 +194,14 @@ def test_a_link_that_is_wrong_costs_only_time(
     site: Site, line: Flights, wrong: Callable[[Site], None]
 ) -> None:
     wrong(site)
+    by_journal(site.sync(line))
+    site.assert_equal()
+    assert opened(line) == ["HEAD", CURRENT, f"{head(site).epoch}.journal"]
+    assert line.open == 0
+
+
+def test_what_opens_and_cannot_be_read_costs_only_time(site: Site, line: Flights) -> None:
+    line.refused = CURRENT
     by_journal(site.sync(line))
     site.assert_equal()
     assert opened(line) == ["HEAD", CURRENT, f"{head(site).epoch}.journal"]
