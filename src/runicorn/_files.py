@@ -69,29 +69,27 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def replace_link(path: Path, target: str) -> None:
-    """Let a symbolic link lead to a file beside it, where the system makes such; nothing waits for it to be
-    durable. A file that has its name, as a copy of the folder may have, gives way.
+    """Let a symbolic link lead to a file beside it; nothing waits for it to be durable. What has its name
+    gives way, also where the system makes no links.
 
     Args:
         path: of the link.
         target: name of the file.
+
+    Raises:
+        OSError: what is there cannot be removed.
     """
     with suppress(OSError):
         if os.readlink(path) == target:
             return
     temp = path.parent / _temp_name(path.name)
-    with suppress(OSError):
+    try:
         os.symlink(target, temp)
-        try:
-            os.replace(temp, path)
-        except OSError:
-            os.unlink(temp)
-
-
-def remove_link(path: Path) -> None:
-    """Remove a symbolic link, or a file in its place, if it can be."""
-    with suppress(OSError):
-        os.unlink(path)
+        os.replace(temp, path)
+    except OSError:
+        for each in (temp, path):
+            with suppress(FileNotFoundError):
+                os.unlink(each)
 
 
 @contextmanager

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
+from runicorn.errors import PublishError
 from runicorn.journal.frames import CURRENT, file_name
 from runicorn.manifest import ManifestGenerator
 from tests.manifest.helpers import append, generate, inside, make_run, temps
@@ -76,25 +77,69 @@ def test_a_copy_in_its_place_goes_with_head(tmp_path: Path) -> None:
     assert not os.path.lexists(journal(tmp_path))
 
 
-def test_a_folder_in_its_place_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["folder", "fifo"])
+def test_something_else_in_its_place_is_told_and_stays(tmp_path: Path, kind: str) -> None:
     make_run(tmp_path)
     generate(tmp_path)
     link(tmp_path).unlink()
-    link(tmp_path).mkdir()
-    assert generate(tmp_path).revision == 1
+    link(tmp_path).mkdir() if kind == "folder" else os.mkfifo(link(tmp_path))
+    before = link(tmp_path).lstat()
+    for is_kept in (True, False):
+        with pytest.raises(PublishError, match=r"CURRENT' is a .*, where a link of the generator belongs"):
+            ManifestGenerator(tmp_path, journal=is_kept).publish()
+    assert link(tmp_path).lstat() == before
     assert temps(journal(tmp_path)) == []
-    ManifestGenerator(tmp_path, journal=False).publish()
-    assert inside(journal(tmp_path)) == [CURRENT]
 
 
-def test_a_system_without_links_publishes_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def without_links(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> NoReturn:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "symlink", refuse)
+
+
+def test_a_system_without_links_publishes_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_links(monkeypatch)
     make_run(tmp_path)
     assert generate(tmp_path).revision == 1
     assert sorted(inside(journal(tmp_path))) == sorted(["HEAD", file_name(head(tmp_path).epoch)])
+
+
+def test_a_copy_goes_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hold what fewer people may read by now."""
+    without_links(monkeypatch)
+    make_run(tmp_path)
+    generate(tmp_path)
+    link(tmp_path).write_bytes(b"copy")
+    generate(tmp_path)
+    assert not os.path.lexists(link(tmp_path))
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+def test_it_goes_although_head_is_lost(tmp_path: Path, is_link: bool) -> None:
+    make_run(tmp_path)
+    generate(tmp_path)
+    if not is_link:
+        link(tmp_path).unlink()
+        link(tmp_path).write_bytes(b"copy")
+    (journal(tmp_path) / "HEAD").unlink()
+    ManifestGenerator(tmp_path, journal=False).publish()
+    assert not os.path.lexists(journal(tmp_path))
+
+
+def test_one_that_cannot_be_removed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path)
+    generate(tmp_path)
+    really = os.unlink
+
+    def refuse(path: Path, **options: Any) -> None:
+        if Path(path).name == CURRENT:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        really(path, **options)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(PublishError, match=r"cannot remove .*CURRENT"):
+        ManifestGenerator(tmp_path, journal=False).publish()
 
 
 def test_a_link_that_cannot_take_its_name_leaves_nothing(

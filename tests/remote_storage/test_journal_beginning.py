@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def test_a_first_sync_reads_the_epoch_beside_head(site: Site, line: Flights) -> 
     site.assert_equal()
     assert opened(line) == ["HEAD", CURRENT]
     at = line.flights.index(["Open HEAD", f"Open {CURRENT}"])
-    assert line.flights[at + 1] == ["Read HEAD", "Close", *([f"Read {CURRENT}"] * 2), "Fstat"]
+    assert line.flights[at + 1] == ["Read HEAD", "Close", "Fstat", *([f"Read {CURRENT}"] * 2)]
     assert line.open == 0
 
 
@@ -167,6 +168,22 @@ def an_older_copy(site: Site) -> None:
     (folder(site) / CURRENT).write_bytes(copied)
 
 
+def a_copy_of_another_time(site: Site) -> None:
+    """As long as HEAD tells, and not the file: what is in it may have been cut off and written anew."""
+    copied = bytearray(epoch_bytes(site))
+    copied[-1] ^= 1
+    lost(site)
+    moment = int(head(site).generated_at) - 1
+    put(folder(site) / CURRENT, bytes(copied), moment)
+
+
+def a_socket(site: Site) -> None:
+    """It is refused with FAILURE, as where too many files are open."""
+    lost(site)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(folder(site) / CURRENT))
+
+
 def no_journal(site: Site) -> None:
     (folder(site) / "text").write_bytes(b"no frame " * 100_000)
     lead_to(site, "text")
@@ -186,7 +203,18 @@ def lead_to(site: Site, target: str) -> None:
     (folder(site) / CURRENT).symlink_to(target)
 
 
-WRONG = [lost, dangling, of_an_older_epoch, of_another_journal, an_older_copy, no_journal, a_folder, empty]
+WRONG = [
+    lost,
+    dangling,
+    of_an_older_epoch,
+    of_another_journal,
+    an_older_copy,
+    a_copy_of_another_time,
+    a_socket,
+    no_journal,
+    a_folder,
+    empty,
+]
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -206,6 +234,13 @@ def test_what_opens_and_cannot_be_read_costs_only_time(site: Site, line: Flights
     site.assert_equal()
     assert opened(line) == ["HEAD", CURRENT, f"{head(site).epoch}.journal"]
     assert line.open == 0
+
+
+def test_a_refused_link_does_not_slow_down_the_connection(site: Site) -> None:
+    a_socket(site)
+    with sftp_server() as engine:
+        JournalReader(engine, str(site.root)).look(None, begins=True)
+        assert engine.traffic.requests == 6, "the refusal was taken for one of too many open files"
 
 
 def test_without_head_what_the_link_leads_to_is_not_used(site: Site, line: Flights) -> None:
@@ -249,6 +284,16 @@ def test_an_epoch_that_was_open_before_gives_way(site: Site, line: Flights) -> N
     assert reader.has_open(head(site).epoch)
     assert reader.size(head(site).epoch) == len(epoch_bytes(site))
     reader.close()
+    assert line.open == 0
+
+
+def test_what_was_left_open_is_closed_although_head_is_gone(site: Site, line: Flights) -> None:
+    reader = JournalReader(line, str(site.root))
+    reader.look(beginning(head(site).epoch))
+    reader.forget()
+    head_path(site).unlink()
+    with pytest.raises(NoJournalError, match="keeps no journal"):
+        reader.look(None)
     assert line.open == 0
 
 

@@ -191,13 +191,15 @@ class FrameReader:
 
     def _drop(self, size: int) -> None:
         self.held -= size
-        while size:
-            first = self._parts[0]
-            if size < len(first):
-                self._parts[0] = first[size:]
-                return
-            size -= len(first)
-            del self._parts[0]
+        whole = 0
+        for part in self._parts:
+            if len(part) > size:
+                break
+            size -= len(part)
+            whole += 1
+        del self._parts[:whole]
+        if size:
+            self._parts[0] = self._parts[0][size:]
 
     def frames(self) -> Iterator[Frame]:
         """The frames that are complete by now.

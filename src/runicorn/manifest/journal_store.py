@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from runicorn._files import fsync_folder, remove_link, replace_file, replace_link, scratch_file, sweep_temps
+from runicorn._files import fsync_folder, replace_file, replace_link, scratch_file, sweep_temps
 from runicorn.errors import DamagedError, PublishError, UnsafeError
 from runicorn.journal.frames import CURRENT, FOLDER, Place, beginning, file_name
 from runicorn.journal.head import HEAD_NAME, MAX_HEAD, Head, Media, decode_head, encode_head
 from runicorn.manifest.journal_follow import Followed, follow, last_seal
 from runicorn.manifest.model import Header, Identity
-from runicorn.manifest.own_files import LACKS_RIGHTS, open_own, require_own
+from runicorn.manifest.own_files import LACKS_RIGHTS, open_own, require_link, require_own
 from runicorn.manifest.rights import Audience, audience_of
 from runicorn.manifest.rules import escape
 
@@ -127,6 +127,7 @@ class JournalStore:
         """Take up the journal where the last generator left it, killed or not."""
         for name in (HEAD_NAME, *map(file_name, self.epochs())):
             require_own(self.folder / name)
+        require_link(self.folder / CURRENT)
         sweep_temps(self.folder, [_TEMPS])
         head = self._read_head()
         if head is None:
@@ -317,14 +318,19 @@ class JournalStore:
         self.remove_except([*kept])
 
     def drop_head(self) -> bool:
-        """Remove HEAD, if there is one; tells whether there was."""
-        with self._removing(HEAD_NAME):
-            if not self.exists() or not require_own(self.folder / HEAD_NAME):
-                return False
-            os.unlink(self.folder / HEAD_NAME)
-            remove_link(self.folder / CURRENT)
-            fsync_folder(self.folder)
-        return True
+        """Remove HEAD, if there is one, and the link beside it; tells whether there was a HEAD."""
+        if not self.exists():
+            return False
+        was_there = self._drop(HEAD_NAME, require_own(self.folder / HEAD_NAME))
+        self._drop(CURRENT, require_link(self.folder / CURRENT))
+        return was_there
+
+    def _drop(self, name: str, is_there: bool) -> bool:
+        if is_there:
+            with self._removing(name):
+                os.unlink(self.folder / name)
+                fsync_folder(self.folder)
+        return is_there
 
     @contextmanager
     def _removing(self, name: str) -> Iterator[None]:

@@ -45,6 +45,22 @@ def require_own(path: Path, *, folder: bool = False) -> bool:
     return True
 
 
+def require_link(path: Path) -> bool:
+    """Whether a symbolic link is there, or a file, as copying a link may leave.
+
+    Raises:
+        PublishError: something else has its name.
+        OSError: that cannot be known.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISLNK(mode) and not stat.S_ISREG(mode):
+        raise _refusal(path, mode, "link")
+    return True
+
+
 def require_handles(error: OSError, path: str | Path) -> None:
     """Too many open files are no property of what could not be opened: nothing can be told of it.
 

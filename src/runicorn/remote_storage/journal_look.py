@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from runicorn.errors import DamagedError, RequestError
-from runicorn.journal.frames import FrameReader, Place, beginning
-from runicorn.journal.head import MAX_HEAD
+from runicorn.journal.frames import FrameReader, beginning
+from runicorn.journal.head import MAX_HEAD, Head
 from runicorn.remote_storage.transport.base import (
     MAX_READ,
     Answer,
@@ -33,14 +33,14 @@ class Beside(NamedTuple):
         path: of a file that is opened instead; empty when none is.
         offset: of the first byte.
         reads: how often at most `MAX_READ` bytes are read.
-        is_sized: whether its size is asked for.
+        is_guess: whether it may be another file than the one that is looked for; then its status is asked.
     """
 
     handle: Handle | None = None
     path: str = ""
     offset: int = 0
     reads: int = 1
-    is_sized: bool = False
+    is_guess: bool = False
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class Look:
         head: its bytes, or why they cannot be read.
         handle: of the file beside it, when it is open.
         data: bytes of that, or why they cannot be read.
-        size: bytes of that in all, when they were asked for and told.
+        status: its attributes, when they were asked for.
         round_trip: seconds that the server took for small requests.
     """
 
@@ -60,7 +60,7 @@ class Look:
     head: Answer = b""
     handle: Handle | None = None
     data: Answer = b""
-    size: int = 0
+    status: Answer = None
     round_trip: float = 0.0
 
 
@@ -82,30 +82,31 @@ def look(transport: Transport, head: str, beside: Beside, closing: list[Operatio
 
 
 def _job(seen: Look, path: str, beside: Beside, closing: list[Operation]) -> Job:
+    opens: list[Operation] = [Open(path)]
+    if beside.path:
+        opens.append(Open(beside.path, keep=True, once=beside.is_guess))
     begun = time.monotonic()
-    head, *others = yield [Open(path), *([Open(beside.path, keep=True)] if beside.path else [])]
+    head, *others = yield opens
     seen.round_trip = time.monotonic() - begun
     seen.handle = next((each for each in others if isinstance(each, Handle)), beside.handle)
-    asked: list[Operation] = []
-    if isinstance(head, Handle):
-        asked += [Read(head, 0, MAX_HEAD + 1, once=True), Close(head)]
-    elif isinstance(head, RequestError):
-        seen.refusal = head
+    if not isinstance(head, Handle):
+        seen.refusal = head if isinstance(head, RequestError) else None
+        if closing:
+            yield closing
+        return
+    asked: list[Operation] = [Read(head, 0, MAX_HEAD + 1, once=True), Close(head)]
+    before = len(asked) + beside.is_guess
     if seen.handle is not None:
+        asked += [Fstat(seen.handle)] if beside.is_guess else []
         places = range(beside.offset, beside.offset + beside.reads * MAX_READ, MAX_READ)
         asked += [Read(seen.handle, place, MAX_READ, once=True) for place in places]
-    sizes = [Fstat(seen.handle)] if seen.handle is not None and beside.is_sized else []
-    if not asked and not closing:
-        return
     begun = time.monotonic()
-    answers = yield [*asked, *sizes, *closing]
+    answers = yield [*asked, *closing]
     seen.round_trip = min(seen.round_trip, time.monotonic() - begun)
-    if seen.refusal is None:
-        seen.head = answers[0]
+    seen.head = answers[0]
     if seen.handle is not None:
-        seen.data = _joined(answers[len(asked) - beside.reads : len(asked)])
-    for each in answers[len(asked) : len(asked) + len(sizes)]:
-        seen.size = (isinstance(each, Attributes) and each.size) or 0
+        seen.status = answers[before - 1] if beside.is_guess else None
+        seen.data = _joined(answers[before : len(asked)])
 
 
 def _joined(answers: Sequence[Answer]) -> Answer:
@@ -118,14 +119,18 @@ def _joined(answers: Sequence[Answer]) -> Answer:
     return data
 
 
-def leads_to(seen: Look, end: Place) -> bool:
-    """Whether what was read beside HEAD is the beginning of its epoch, and goes to its end.
+def leads_to(seen: Look, head: Head) -> bool:
+    """Whether what was read beside HEAD is the file of its epoch, as it was left with HEAD.
 
-    The chain of the first frame covers the epoch's name; a copy that somebody has made may be older.
+    The chain of the first frame covers the epoch's name. A copy of the file, as somebody may have made, has
+    another size or time as soon as a generator has looked since.
     """
-    if not isinstance(seen.data, bytes) or seen.size < end.offset:
+    status = seen.status
+    if not isinstance(seen.data, bytes) or not isinstance(status, Attributes):
         return False
-    reader = FrameReader(beginning(end.epoch))
+    if (status.size or 0) < head.end.offset or status.mtime != int(head.generated_at):
+        return False
+    reader = FrameReader(beginning(head.epoch))
     reader.feed(seen.data)
     try:
         return next(reader.stored_frames(), None) is not None

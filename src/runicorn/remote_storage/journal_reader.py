@@ -95,10 +95,9 @@ class JournalReader:
         if place is not None:
             if not self.has_open(place.epoch):
                 self.forget()
-            path = "" if self.is_open else self._path(place.epoch)
-            beside = Beside(self._handle, path, place.offset)
+            beside = Beside(self._handle, "" if self.is_open else self._path(place.epoch), place.offset)
         elif begins:
-            beside = Beside(None, f"{self._folder}/{CURRENT}", 0, _READS_OF_BEGINNING, is_sized=True)
+            beside = Beside(None, f"{self._folder}/{CURRENT}", 0, _READS_OF_BEGINNING, is_guess=True)
         seen = look(self._transport, f"{self._folder}/{HEAD_NAME}", beside, self._closing())
         self._round_trip = seen.round_trip
         if seen.handle is not None:
@@ -108,14 +107,15 @@ class JournalReader:
                 self._epoch, self._handle = place.epoch, seen.handle
         if seen.refusal is not None:
             raise _no_head(seen.refusal)
-        self.head = head = decode_head(_bytes(seen.head))
+        head = decode_head(_bytes(seen.head))
         if place is not None:
             self._early = (place, _bytes(seen.data))
-        elif leads_to(seen, head.end):
+        elif leads_to(seen, head):
             handle = self._left.pop()
             self.forget()
             self._epoch, self._handle = head.epoch, handle
             self._early = (beginning(head.epoch), _bytes(seen.data))
+        self.head = head
         return head
 
     def peek(self, place: Place) -> Poll | None:

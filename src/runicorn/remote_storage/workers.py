@@ -166,6 +166,13 @@ class Worker:
             self._process.wait(_END_SECONDS)
 
 
+def _end(workers: list[Worker]) -> None:
+    for worker in workers:
+        worker.stop()
+    for worker in workers:
+        worker.end()
+
+
 def _niceness() -> int:
     return min(_NICEST, os.getpriority(os.PRIO_PROCESS, 0) + _NICER)
 
@@ -199,8 +206,7 @@ class Workers:
 
     def close(self) -> None:
         """End those that nobody took."""
-        for worker in self.take():
-            worker.end()
+        _end(self.take())
 
 
 class WorkerPool:
@@ -282,10 +288,7 @@ class WorkerPool:
         """
         if self._lost:
             log.info("%d frames were staged here, because a process that helps did not do it", self._lost)
-        for worker in self._workers:
-            worker.stop()
-        for worker in self._workers:
-            worker.end()
+        _end(self._workers)
         self._own.close()
         with contextlib.ExitStack() as stack:  # one that cannot be removed does not keep the others
             for name in os.listdir(self._staging_fd):

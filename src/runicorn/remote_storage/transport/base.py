@@ -66,10 +66,13 @@ class Open:
     ``keep`` belongs to nobody: every job may use it, those of later runs too, until a `Close`, the
     end of the transport, or a run that ends with an exception. What is asked of it afterwards is
     refused as of any handle that is not open, and its user opens the file again.
+
+    With ``once`` the first refusal is the answer: it tells nothing of how many files may be open.
     """
 
     path: str
     keep: bool = False
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from runicorn.remote_storage.transport import wire
-from runicorn.remote_storage.transport.base import Answer, Handle, Job, Open, OpenDir, Read, Stat
+from runicorn.remote_storage.transport.base import Answer, Handle, Job, Open, OpenDir, Operation, Read, Stat
 from runicorn.remote_storage.transport.wire import DATA_OVERHEAD, Kind
 
 KIND_OF: Final = {Open: Kind.OPEN, OpenDir: Kind.OPENDIR, Stat: Kind.STAT}
@@ -149,6 +149,11 @@ class Request:
         self.once = False
         self.keep = False
         self.gather: Gather | None = None
+
+    def follow(self, operation: Operation) -> None:
+        """Take over what an `Open` says beside its path."""
+        if isinstance(operation, Open):
+            self.keep, self.once = operation.keep, operation.once
 
     def set_range(self, offset: int, length: int, piece: int) -> None:
         """Make it a READ of ``length`` bytes at ``offset``, piece ``piece`` of its operation."""

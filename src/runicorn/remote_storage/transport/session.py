@@ -256,7 +256,7 @@ class Session:
         kind = KIND_OF[type(operation)]
         queue = self._ready if kind == Kind.STAT else self._opens
         request = Request(kind, job, index, operation.path, raw, expected=_SMALL_REPLY)
-        request.keep = isinstance(operation, Open) and operation.keep
+        request.follow(operation)
         queue.append(request)
 
     def _submit_read(self, job: RunningJob, index: int, read: Read, handle: OpenHandle) -> None:
@@ -337,7 +337,7 @@ class Session:
         self._window.opening -= 1
         if request.job is None:
             return
-        if code == StatusCode.FAILURE and not request.final:
+        if code == StatusCode.FAILURE and not request.final and not request.once:
             request.bound = self._window.refused(request.bound)
             if request.bound:
                 request.due = 0.0
