@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -127,9 +128,15 @@ def test_it_goes_although_head_is_lost(tmp_path: Path, is_link: bool) -> None:
     assert not os.path.lexists(journal(tmp_path))
 
 
-def test_one_that_cannot_be_removed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_link", [True, False])
+def test_a_copy_that_cannot_be_removed_is_told_and_a_link_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_link: bool
+) -> None:
     make_run(tmp_path)
     generate(tmp_path)
+    if not is_link:
+        link(tmp_path).unlink()
+        link(tmp_path).write_bytes(b"copy")
     really = os.unlink
 
     def refuse(path: Path, **options: Any) -> None:
@@ -138,8 +145,10 @@ def test_one_that_cannot_be_removed_is_told(tmp_path: Path, monkeypatch: pytest.
         really(path, **options)
 
     monkeypatch.setattr(os, "unlink", refuse)
-    with pytest.raises(PublishError, match=r"cannot remove .*CURRENT"):
+    told = nullcontext() if is_link else pytest.raises(PublishError, match=r"cannot remove .*CURRENT")
+    with told:
         ManifestGenerator(tmp_path, journal=False).publish()
+    assert os.path.lexists(link(tmp_path))
 
 
 def test_a_link_that_cannot_take_its_name_leaves_nothing(
