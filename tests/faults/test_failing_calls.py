@@ -193,14 +193,14 @@ def test_too_many_open_files_fail_a_generation_and_are_no_property_of_a_file(tmp
     write(run / "media/a/b.png", b"png")
     ManifestGenerator(root).generate()
     append(run / "events.jsonl", b'{"step": 2}\n')
-    shutil.copytree(root, before, copy_function=shutil.copy2)
+    shutil.copytree(root, before, copy_function=shutil.copy2, symlinks=True)
     old = head(before)
     with FaultyCalls() as calls:
         ManifestGenerator(root).generate()
     failed = set()
     for nth in (nth for nth, call in enumerate(calls.seen, 1) if "EMFILE" in call.errors):
         shutil.rmtree(root)
-        shutil.copytree(before, root, copy_function=shutil.copy2)
+        shutil.copytree(before, root, copy_function=shutil.copy2, symlinks=True)
         with nothing_leaks(), FaultyCalls(nth, "EMFILE") as faults:
             try:
                 found = list(ManifestGenerator(root).generate()[0].header.problems)
