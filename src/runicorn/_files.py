@@ -69,15 +69,15 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def replace_link(path: Path, target: str) -> None:
-    """Let a symbolic link lead to a file beside it; nothing waits for it to be durable. What has its name
-    gives way, also where the system makes no links.
+    """Let a symbolic link lead to a file beside it; nothing waits for it to be durable. A file that has its
+    name gives way, also where the system makes no links.
 
     Args:
         path: of the link.
         target: name of the file.
 
     Raises:
-        OSError: what is there cannot be removed.
+        OSError: the file that is there cannot be removed.
     """
     with suppress(OSError):
         if os.readlink(path) == target:
@@ -87,7 +87,7 @@ def replace_link(path: Path, target: str) -> None:
         os.symlink(target, temp)
         os.replace(temp, path)
     except OSError:
-        for each in (temp, path):
+        for each in (temp, *([] if path.is_symlink() else [path])):
             with suppress(FileNotFoundError):
                 os.unlink(each)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
@@ -148,7 +149,7 @@ def test_a_copy_that_cannot_be_removed_is_told_and_a_link_holds_nothing(
     told = nullcontext() if is_link else pytest.raises(PublishError, match=r"cannot remove .*CURRENT")
     with told:
         ManifestGenerator(tmp_path, journal=False).publish()
-    assert os.path.lexists(link(tmp_path))
+    assert inside(journal(tmp_path)) == [CURRENT]
 
 
 def test_a_link_that_cannot_take_its_name_leaves_nothing(
@@ -167,6 +168,30 @@ def test_a_link_that_cannot_take_its_name_leaves_nothing(
     monkeypatch.setattr(os, "replace", refuse)
     generate(tmp_path)
     assert not os.path.lexists(link(tmp_path))
+    assert temps(journal(tmp_path)) == []
+
+
+def test_a_link_that_cannot_be_replaced_keeps_nobody_from_publishing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path)
+    generate(tmp_path)
+    link(tmp_path).unlink()
+    link(tmp_path).symlink_to("elsewhere")
+    really: dict[str, Callable[..., None]] = {"replace": os.replace, "unlink": os.unlink}
+
+    def refuse(name: str) -> Callable[..., None]:
+        def call(*paths: Path, **options: Any) -> None:
+            if Path(paths[-1]).name == CURRENT:
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+            really[name](*paths, **options)
+
+        return call
+
+    for name in really:
+        monkeypatch.setattr(os, name, refuse(name))
+    assert generate(tmp_path).revision == 1
+    assert str(link(tmp_path).readlink()) == "elsewhere"
     assert temps(journal(tmp_path)) == []
 
 

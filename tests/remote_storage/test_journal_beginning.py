@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -143,10 +142,9 @@ def dangling(site: Site) -> None:
 
 
 def of_an_older_epoch(site: Site) -> None:
-    older = head(site).epoch
+    older = epoch_bytes(site)
     site.publish(compact=True)
-    assert head(site).epoch != older
-    lead_to(site, f"{older}.journal")
+    lead_to_bytes(site, older)
 
 
 def of_another_journal(site: Site) -> None:
@@ -154,8 +152,11 @@ def of_another_journal(site: Site) -> None:
     make_run(elsewhere, "p/n/runs/foreign")
     other = Site(elsewhere, site.mirror)
     other.publish()
-    shutil.copy(folder(other) / f"{head(other).epoch}.journal", folder(site) / "foreign")
-    lead_to(site, "foreign")
+    lead_to_bytes(site, epoch_bytes(other))
+
+
+def no_journal(site: Site) -> None:
+    lead_to_bytes(site, b"no frame ")
 
 
 def an_older_copy(site: Site) -> None:
@@ -165,7 +166,7 @@ def an_older_copy(site: Site) -> None:
     site.publish()
     assert len(epoch_bytes(site)) > len(copied)
     lost(site)
-    (folder(site) / CURRENT).write_bytes(copied)
+    put(folder(site) / CURRENT, copied, int(head(site).generated_at))
 
 
 def a_copy_of_another_time(site: Site) -> None:
@@ -173,20 +174,17 @@ def a_copy_of_another_time(site: Site) -> None:
     copied = bytearray(epoch_bytes(site))
     copied[-1] ^= 1
     lost(site)
-    moment = int(head(site).generated_at) - 1
-    put(folder(site) / CURRENT, bytes(copied), moment)
+    put(folder(site) / CURRENT, bytes(copied), int(head(site).generated_at) - 1)
 
 
 def a_socket(site: Site) -> None:
     """It is refused with FAILURE, as where too many files are open."""
     lost(site)
+    here = Path.cwd()
+    os.chdir(folder(site))  # the path of a socket is short
     with socket.socket(socket.AF_UNIX) as made:
-        made.bind(os.path.relpath(folder(site) / CURRENT))
-
-
-def no_journal(site: Site) -> None:
-    (folder(site) / "text").write_bytes(b"no frame " * 100_000)
-    lead_to(site, "text")
+        made.bind(CURRENT)
+    os.chdir(here)
 
 
 def a_folder(site: Site) -> None:
@@ -196,6 +194,13 @@ def a_folder(site: Site) -> None:
 def empty(site: Site) -> None:
     (folder(site) / "empty").write_bytes(b"")
     lead_to(site, "empty")
+
+
+def lead_to_bytes(site: Site, data: bytes) -> None:
+    """To a file that begins so, of the size and time that HEAD tells."""
+    told = head(site)
+    put(folder(site) / "other", data.ljust(told.end.offset, b"\0"), int(told.generated_at))
+    lead_to(site, "other")
 
 
 def lead_to(site: Site, target: str) -> None:

@@ -312,27 +312,28 @@ class JournalStore:
             fsync_folder(self.folder)
 
     def begin_anew(self, *kept: str) -> None:
-        """Remove HEAD, and then all epochs but these."""
+        """Remove HEAD, and then all epochs but these, and the link."""
         self.close()
         self.drop_head()
         self.remove_except([*kept])
+        self._drop_link()
 
     def drop_head(self) -> bool:
-        """Remove HEAD, if there is one, and the link beside it; tells whether there was a HEAD."""
-        if not self.exists():
-            return False
-        was_there = self._drop(HEAD_NAME, require_own(self.folder / HEAD_NAME))
-        link = self.folder / CURRENT
-        with suppress(*(PublishError,) if link.is_symlink() else ()):  # it holds nothing
-            self._drop(CURRENT, require_link(link))
-        return was_there
+        """Remove HEAD, if there is one; tells whether there was."""
+        with self._removing(HEAD_NAME):
+            if not self.exists() or not require_own(self.folder / HEAD_NAME):
+                return False
+            os.unlink(self.folder / HEAD_NAME)
+            fsync_folder(self.folder)
+        return True
 
-    def _drop(self, name: str, is_there: bool) -> bool:
-        if is_there:
-            with self._removing(name):
-                os.unlink(self.folder / name)
+    def _drop_link(self) -> None:
+        link = self.folder / CURRENT
+        if require_link(link):
+            # A link holds nothing, and without HEAD nobody follows it.
+            with suppress(OSError) if link.is_symlink() else self._removing(CURRENT):
+                os.unlink(link)
                 fsync_folder(self.folder)
-        return is_there
 
     @contextmanager
     def _removing(self, name: str) -> Iterator[None]:
