@@ -45,7 +45,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     add("--plan", choices=PLANS, default="quick", help="full: all of docs/performance.md")
     add("--resume", action="store_true", help="keep the acts that the output holds, and play the others")
     add("--only", default="", metavar="TEXT", help="play only the acts whose name holds this")
-    add("--minutes", type=float, metavar="N", help="begin nothing that would end later; 75 for the full plan")
+    add("--minutes", type=float, metavar="N", help="begin nothing that would end later; full: 120")
     add("--output", type=Path, help="where the numbers go, act by act")
     add("--scratch", type=Path, help="folder for trees and mirrors, with 50 GB for the full plan")
     values = parser.parse_args(arguments)

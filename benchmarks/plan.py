@@ -205,14 +205,15 @@ def full() -> Iterator[Act]:
 
 
 def _first_syncs() -> Iterator[Act]:
-    for tree in (FEW, SOME):
-        yield Syncs(tree, USUAL, ALL, ONCE)
-        yield Syncs(tree, NEAR, ALL, ONCE)
+    yield Syncs(FEW, USUAL, ALL, ONCE)
+    yield Syncs(FEW, NEAR, ALL, ONCE)
+    yield Syncs(SOME, NEAR, ALL, ONCE)
     yield Syncs(FEW, RATED[NEAR], ALL, ONCE)
-    yield Syncs(FEW, FAR, times=ONCE)
+    yield Syncs(FEW, FAR, ALL, ONCE, LONG_BOUND)
     yield Syncs(SOME, FAR, ALL, ONCE, Bound(limit=80.0))
     for line in (USUAL, RATED[USUAL]):
         yield Syncs(LONG_SOME, line, FLOORS, FIRST_ONLY)
+    yield Syncs(SOME, USUAL, ALL, ONCE, Bound(limit=400.0))
     yield Syncs(MANY, USUAL, ALL, ONCE, LONG_BOUND)
 
 
@@ -240,23 +241,25 @@ def _budgets_again() -> Iterator[Act]:
 
 
 def _other_lines() -> Iterator[Act]:
-    yield Syncs(SOME, RATED[USUAL], times=ONCE)
-    for line in (RATED[USUAL], NEAR, FAR):
-        yield Syncs(MANY, line, SHORT, ONCE, LONG_BOUND)
-    yield Syncs(FEW, FAR, (RSYNC, RCLONE, LFTP), FIRST_ONLY, LONG_BOUND, "the slow")
+    yield Syncs(HUGE, NEAR, (BY_JOURNAL,), ONCE, Bound(limit=600.0))
     yield Requests(SOME, NEAR, (*OURS, RCLONE, LFTP), has_polls=False)
+    for line in (USUAL, FAR):
+        yield Syncs(SOME, RATED[line], times=ONCE)
+    yield Syncs(SOME, RATED[NEAR], ALL, ONCE)
+    yield Syncs(FEW, RATED[USUAL], ALL, ONCE)
+    yield Syncs(MANY, RATED[USUAL], times=ONCE, bound=LONG_BOUND)
+    yield Syncs(MANY, NEAR, ALL, ONCE, Bound(limit=250.0))
+    yield Syncs(MANY, FAR, times=ONCE, bound=Bound(limit=400.0))
 
 
 def _less_important() -> Iterator[Act]:
+    yield Syncs(MANY, RATED[NEAR], times=ONCE, bound=LONG_BOUND)
+    yield Requests(MANY, NEAR, OURS[1:], has_polls=False)
     for tree in (FEW, SOME):
         for line in (NEAR, FAR):
             yield Syncs(tree, line, part="again 2")
-    yield Syncs(HUGE, NEAR, (BY_JOURNAL,), ONCE, Bound(limit=600.0))
-    for line in (NEAR, FAR):
-        yield Syncs(SOME, RATED[line], times=ONCE)
-    for line in (USUAL, FAR):
-        yield Syncs(FEW, RATED[line], times=ONCE)
-    yield Requests(MANY, NEAR, OURS[1:], has_polls=False)
+    yield Syncs(FEW, RATED[FAR], ALL, ONCE, LONG_BOUND)
+    yield Syncs(MANY, RATED[FAR], times=ONCE, bound=Bound(limit=400.0))
 
 
 def _again(number: int) -> Iterator[Act]:
@@ -294,5 +297,5 @@ def trial() -> Iterator[Act]:
 
 
 PLANS = {"full": full, "quick": quick, "trial": trial}
-MINUTES = {"full": 75.0, "quick": 7.5, "trial": math.inf}
+MINUTES = {"full": 120.0, "quick": 7.5, "trial": math.inf}
 """After which no act of a plan begins, unless told otherwise."""
