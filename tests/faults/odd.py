@@ -11,7 +11,8 @@ from types import TracebackType
 from tests.faults.process import TIMEOUT, Done, environment
 
 _NURSERY = """
-import ctypes, gc, json, os, resource, sys, time, traceback
+import ctypes, gc, importlib, json, os, pkgutil, resource, sys, time, traceback
+import runicorn
 import runicorn.cli.explain, runicorn.cli.generate_manifest, runicorn.cli.status, runicorn.cli.sync
 import runicorn.cli.verify, runicorn.cli.sync_output, runicorn.cli.progress
 import runicorn.remote_storage, runicorn.remote_storage.service, runicorn.remote_storage.verify
@@ -27,6 +28,10 @@ def limit(which, most):
     resource.setrlimit(which, (most, resource.getrlimit(which)[1]))
 
 def nobody():
+    # Now, as the folder of the project may be one that nobody else can reach.
+    for module in pkgutil.walk_packages(runicorn.__path__, "runicorn."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)

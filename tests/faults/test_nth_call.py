@@ -17,10 +17,10 @@ from runicorn.manifest.scan_limit import LimitLost
 from runicorn.manifest.standing import Standing
 from testbed.fault_calls import SHORT, Call, FaultyCalls
 from testbed.fault_sftp import FaultServer
+from tests.faults.frozen import Frozen
 from tests.faults.scene import (
     ARTEFACTS,
     GROWING,
-    Frozen,
     Outcome,
     Scene,
     nothing_leaks,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from runicorn.errors import PublishError
@@ -36,13 +37,7 @@ def require_own(path: Path, *, folder: bool = False) -> bool:
         PublishError: something else has its name.
         OSError: that cannot be known.
     """
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return False
-    if not (stat.S_ISDIR if folder else stat.S_ISREG)(mode):
-        raise _refusal(path, mode, "folder" if folder else "regular file")
-    return True
+    return _require(path, stat.S_ISDIR if folder else stat.S_ISREG, "folder" if folder else "regular file")
 
 
 def require_link(path: Path) -> bool:
@@ -52,12 +47,16 @@ def require_link(path: Path) -> bool:
         PublishError: something else has its name.
         OSError: that cannot be known.
     """
+    return _require(path, lambda mode: stat.S_ISLNK(mode) or stat.S_ISREG(mode), "link")
+
+
+def _require(path: Path, is_own: Callable[[int], bool], what: str) -> bool:
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return False
-    if not stat.S_ISLNK(mode) and not stat.S_ISREG(mode):
-        raise _refusal(path, mode, "link")
+    if not is_own(mode):
+        raise _refusal(path, mode, what)
     return True
 
 

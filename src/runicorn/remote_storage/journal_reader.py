@@ -100,11 +100,10 @@ class JournalReader:
             beside = Beside(None, f"{self._folder}/{CURRENT}", 0, _READS_OF_BEGINNING, is_guess=True)
         seen = look(self._transport, f"{self._folder}/{HEAD_NAME}", beside, self._closing())
         self._round_trip = seen.round_trip
-        if seen.handle is not None:
-            if place is None:
-                self._left.append(seen.handle)  # it is closed, unless it proves to be HEAD's epoch
-            else:
-                self._epoch, self._handle = place.epoch, seen.handle
+        if place is not None:
+            self._take_handle(place.epoch, seen.handle)
+        elif seen.handle is not None:
+            self._left.append(seen.handle)  # it is closed, unless it proves to be HEAD's epoch
         if seen.refusal is not None:
             raise _no_head(seen.refusal)
         head = decode_head(_bytes(seen.head))
@@ -113,7 +112,7 @@ class JournalReader:
         elif leads_to(seen, head):
             handle = self._left.pop()
             self.forget()
-            self._epoch, self._handle = head.epoch, handle
+            self._take_handle(head.epoch, handle)
             self._early = (beginning(head.epoch), _bytes(seen.data))
         self.head = head
         return head
@@ -182,7 +181,7 @@ class JournalReader:
         """Whether the file of an epoch is open."""
         return self._handle is not None and self._epoch == epoch
 
-    def _take_handle(self, epoch: str, answer: Answer) -> None:
+    def _take_handle(self, epoch: str, answer: Answer | None) -> None:
         if isinstance(answer, Handle):
             self._epoch, self._handle = epoch, answer
 
