@@ -32,6 +32,7 @@ def nobody():
     for module in pkgutil.walk_packages(runicorn.__path__, "runicorn."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    runicorn.journal.codecs.best_codec()  # which looks for zstd
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
