@@ -56,7 +56,7 @@ mutants: setup-mutants  ## change the pure modules and count what no test notice
 bench: setup  ## measure against rsync, rclone and lftp in less than ten minutes; options in BENCH
 	@.venv/bin/python -m benchmarks $(BENCH)
 
-bench-full: setup  ## measure all of docs/performance.md in two hours; BENCH=--minutes=50 for less
+bench-full: setup  ## measure all of docs/performance.md in two hours; BENCH=--minutes=50 leaves out the last
 	@.venv/bin/python -m benchmarks --plan=full $(BENCH)
 
 clean:  ## remove what was installed and cached here

@@ -125,16 +125,15 @@ def _of_generations(results: Results) -> Iterator[Budget]:
 
 
 def _of_memory(results: Results) -> Budget:
-    peaks = {
-        found.tree: max(
-            (each.peak_bytes for each in found.samples if each.contender in OURS and not each.trouble),
-            default=0,
-        )
+    mine = [
+        (each.peak_bytes, found.tree.runs)
         for found in results.of("Syncs")
-    }
-    largest = max(peaks, key=lambda tree: tree.runs, default=None)
-    what = f"Client memory, any sync, up to {largest.runs:,} runs" if largest else "Client memory, any sync"
-    return Budget(what, CLIENT_BYTES / 1e6, max(peaks.values()) / 1e6 if peaks else None, "MB")
+        for each in found.samples
+        if each.contender in OURS and not each.trouble
+    ]
+    most = f", up to {max(runs for _, runs in mine):,} runs" if mine else ""
+    peak = max(size for size, _ in mine) / 1e6 if mine else None
+    return Budget(f"Client memory, any sync{most}", CLIENT_BYTES / 1e6, peak, "MB")
 
 
 def _of_watches(results: Results) -> Iterator[Budget]:

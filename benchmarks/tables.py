@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.budgets import budgets, ratios_to
 from benchmarks.contenders import FLOOR, RSYNC, TAR
-from benchmarks.plan import FEW, IN_ORDER, MANY, SOME, USUAL, Tree
+from benchmarks.plan import FEW, IN_ORDER, LONG_SOME, MANY, SOME, USUAL, Tree
 from benchmarks.profiling import FIRST_SYNC, GENERATION
 from benchmarks.results import Counted, Found, LeftOut, Profiled, Results, Watched
 from benchmarks.scenes import CHANGED, FIRST, SCENES, UNCHANGED
@@ -29,6 +29,7 @@ def blocks(results: Results) -> dict[str, str]:
         "costs-few": _costs(results, FEW),
         "costs-some": _costs(results, SOME),
         "costs-many": _costs(results, MANY),
+        "costs-long": _costs(results, LONG_SOME),
         "requests": _requests(results),
         "live": _live(results),
         "generation": _generation(results),

@@ -13,7 +13,7 @@ from benchmarks import figures, tables
 from benchmarks.budgets import budgets
 from benchmarks.contenders import JOURNAL, RCLONE, RSYNC, own_name
 from benchmarks.page import FIGURES, OF_THE_DOCS, PAGE, by_hand, measured, page
-from benchmarks.plan import LONG_SOME, USUAL, Syncs
+from benchmarks.plan import FAR, LONG_SOME, NEAR, USUAL, Syncs, Tree
 from benchmarks.profiling import FIRST_SYNC, GENERATION
 from benchmarks.results import Found, LeftOut, Results, Sample, load
 from benchmarks.scenes import FIRST
@@ -103,6 +103,27 @@ def test_budget_goes_by_the_median_of_the_ratios_in_each_repetition(
     (found,) = [each for each in budgets(results) if "no rate limit, to rsync" in each.name]
     assert found.value == pytest.approx(sorted([1.0, journal[1] / 2, 0.3])[1])
     assert found.verdict == verdict
+
+
+def test_budget_of_memory_goes_by_the_largest_process_whatever_the_line() -> None:
+    found = {
+        f"{runs} {line.name}": Found(
+            "Syncs",
+            Tree(runs),
+            line,
+            samples=[Sample(name, FIRST, 0, 1.0, 1.0, peak * 10**6, 1.0, 10**6, 10**6, 10**6, trouble)],
+        )
+        for runs, line, name, peak, trouble in (
+            (100, USUAL, BY_JOURNAL, 260, ""),
+            (100, NEAR, BY_JOURNAL, 90, ""),
+            (100, FAR, RSYNC, 300, ""),
+            (1_000, USUAL, BY_JOURNAL, 100, ""),
+            (10_000, USUAL, BY_JOURNAL, 400, "exit 1"),
+        )
+    }
+    each = next(x for x in budgets(dataclasses.replace(NOTHING, found=found)) if "Client memory" in x.name)
+    assert (each.name, each.value) == ("Client memory, any sync, up to 1,000 runs", 260)
+    assert each.verdict == "missed"
 
 
 def test_tables_show_spread_ratios_failures_and_what_is_left_out_in_words() -> None:
