@@ -188,6 +188,7 @@ TINY_TREE = Tree(3, 6)
 
 FIRST_ONLY = Times(1, 0, 0)
 LONG_BOUND = Bound(limit=150.0)
+LONGEST_BOUND = Bound(limit=400.0)
 
 
 def full() -> Iterator[Act]:
@@ -213,7 +214,7 @@ def _first_syncs() -> Iterator[Act]:
     yield Syncs(SOME, FAR, ALL, ONCE, Bound(limit=80.0))
     for line in (USUAL, RATED[USUAL]):
         yield Syncs(LONG_SOME, line, FLOORS, FIRST_ONLY)
-    yield Syncs(SOME, USUAL, ALL, ONCE, Bound(limit=400.0))
+    yield Syncs(SOME, USUAL, ALL, ONCE, LONGEST_BOUND)
     yield Syncs(MANY, USUAL, ALL, ONCE, LONG_BOUND)
 
 
@@ -249,7 +250,7 @@ def _other_lines() -> Iterator[Act]:
     yield Syncs(FEW, RATED[USUAL], ALL, ONCE)
     yield Syncs(MANY, RATED[USUAL], times=ONCE, bound=LONG_BOUND)
     yield Syncs(MANY, NEAR, ALL, ONCE, Bound(limit=250.0))
-    yield Syncs(MANY, FAR, times=ONCE, bound=Bound(limit=400.0))
+    yield Syncs(MANY, FAR, times=ONCE, bound=LONGEST_BOUND)
 
 
 def _less_important() -> Iterator[Act]:
@@ -259,7 +260,7 @@ def _less_important() -> Iterator[Act]:
         for line in (NEAR, FAR):
             yield Syncs(tree, line, part="again 2")
     yield Syncs(FEW, RATED[FAR], ALL, ONCE, LONG_BOUND)
-    yield Syncs(MANY, RATED[FAR], times=ONCE, bound=Bound(limit=400.0))
+    yield Syncs(MANY, RATED[FAR], times=ONCE, bound=LONGEST_BOUND)
 
 
 def _again(number: int) -> Iterator[Act]:
