@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import errno
 import os
 import random
 import subprocess
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,9 +15,9 @@ import pytest
 from runicorn.cli import main
 from runicorn.errors import PublishError, UsageError
 from runicorn.journal.frames import FrameReader, Kind, beginning, file_name
-from runicorn.journal.head import decode_head, encode_head
+from runicorn.journal.head import decode_head
 from runicorn.journal.sections import decode_files
-from runicorn.manifest import ManifestGenerator, ManifestType, read_manifest
+from runicorn.manifest import ManifestGenerator, ManifestType
 from runicorn.manifest.external_sort import sorted_records
 from tests.manifest.helpers import (
     PATH_RUN,
@@ -33,7 +30,6 @@ from tests.manifest.helpers import (
     remove,
     replace,
     settle,
-    temps,
     write,
 )
 from tests.manifest.journal_reader import Replica, epochs, head, journal
@@ -220,118 +216,6 @@ def test_manifests_are_the_same_with_and_without_a_journal(tmp_path: Path) -> No
     assert one.total_files == 10
 
 
-def test_the_newest_sealed_epochs_stay_while_there_is_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = make_run(tmp_path, status="running")
-    generate(tmp_path)
-    seen = [epochs(tmp_path)[0]]
-    for _ in range(4):
-        append(run / "logs.txt", b"more\n")
-        generate(tmp_path, compact=True)
-        seen += [each for each in epochs(tmp_path) if each not in seen]
-    generate(tmp_path)
-    assert sorted(epochs(tmp_path)) == sorted(seen)
-    sizes = [(journal(tmp_path) / file_name(each)).stat().st_size for each in seen]
-    monkeypatch.setattr("runicorn.manifest.journal_store.KEPT_BASES", 0)
-    monkeypatch.setattr("runicorn.manifest.journal_store.KEPT_BYTES", sum(sizes[-3:-1]))
-    generate(tmp_path)
-    assert sorted(epochs(tmp_path)) == sorted(seen[-3:])
-    monkeypatch.setattr("runicorn.manifest.journal_store.KEPT_BASES", 1)
-    monkeypatch.setattr("runicorn.manifest.journal_store.KEPT_BYTES", 0)
-    generate(tmp_path)
-    assert epochs(tmp_path) == [seen[-1]]
-
-
-def test_sealed_epochs_go_after_a_day(tmp_path: Path) -> None:
-    make_run(tmp_path)
-    generate(tmp_path)
-    old = epochs(tmp_path)[0]
-    generate(tmp_path, compact=True)
-    file = journal(tmp_path) / file_name(old)
-    for hours, stays in ((23, True), (25, False)):
-        then = time.time() - hours * 3600
-        os.utime(file, (then, then))
-        generate(tmp_path)
-        assert file.exists() == stays
-    assert head(tmp_path).manifest is not None
-
-
-def test_an_epoch_is_left_when_it_is_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settle(monkeypatch)
-    run = make_run(tmp_path)
-    chance = random.Random(3)
-    write(run / "media/a.png", chance.randbytes(200_000))
-    generate(tmp_path)
-    monkeypatch.setattr("runicorn.manifest.journal_writer.SMALL_EPOCH", 0)
-    base, first = head(tmp_path).base.offset, epochs(tmp_path)
-    lengths = []
-    while epochs(tmp_path) == first:
-        lengths.append(head(tmp_path).end.offset)
-        replace(run / "summary.json", chance.randbytes(30_000))
-        generate(tmp_path)
-    assert 1.6 * base < lengths[-1] <= 2 * base * 1.2
-    assert len(epochs(tmp_path)) == 2
-
-
-def test_an_epoch_that_began_nearly_empty_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runicorn.manifest.journal_writer.SMALL_EPOCH", 0)
-    run = make_run(tmp_path)
-    generate(tmp_path)
-    chance = random.Random(4)
-    lengths = []
-    for number in range(30):
-        write(run / f"media/{number % 3}.bin", chance.randbytes(50_000))
-        generate(tmp_path)
-        lengths.append(head(tmp_path).end.offset)
-    assert max(lengths) < 3 * 200_000
-    at = head(tmp_path)
-    generate(tmp_path, compact=True)
-    fresh = head(tmp_path)
-    assert fresh.written == fresh.base_bytes + 256 * fresh.total_files
-    assert at.written is not None
-    assert at.written <= 2 * fresh.written
-
-
-def test_many_small_changes_do_not_end_an_epoch(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path, f"p/n/runs/r{number}", status="running") for number in range(10)]
-    for run in runs:
-        write(run / "logs.txt", b"x" * MIB + b"y\n")
-    generate(tmp_path)
-    first = epochs(tmp_path)
-    chance = random.Random(5)
-    for _ in range(8):
-        for run in runs:
-            append(run / "logs.txt", chance.randbytes(4000).hex().encode() + b"\n")
-        generate(tmp_path)
-    assert epochs(tmp_path) == first
-
-
-def test_the_weight_is_told_by_head(tmp_path: Path) -> None:
-    run = make_run(tmp_path, status="running")
-    generate(tmp_path)
-    before = head(tmp_path).written
-    assert before is not None
-    append(run / "logs.txt", b"12345")
-    append(run / "logs.txt", b"\n")
-    (run / "media/a.png").unlink()
-    generate(tmp_path)
-    assert head(tmp_path).written == before + 256 + 6 + 256
-
-
-def test_an_epoch_of_unknown_weight_is_left(tmp_path: Path) -> None:
-    make_run(tmp_path)
-    generate(tmp_path)
-    first = epochs(tmp_path)
-    file = journal(tmp_path) / "HEAD"
-    file.write_bytes(encode_head(dataclasses.replace(head(tmp_path), written=None)))
-    generate(tmp_path)
-    assert len(epochs(tmp_path)) == 2
-    generate(tmp_path)
-    assert len(epochs(tmp_path)) == 2
-    assert head(tmp_path).epoch not in first
-
-
 def test_no_frame_is_larger_than_the_page_says(tmp_path: Path) -> None:
     for number in range(2):
         run = make_run(tmp_path, f"p/n/runs/r{number}")
@@ -347,96 +231,6 @@ def test_no_frame_is_larger_than_the_page_says(tmp_path: Path) -> None:
     reader = FrameReader(beginning(at.epoch))
     reader.feed((journal(tmp_path) / file_name(at.epoch)).read_bytes())
     assert max(len(frame.data) for frame in reader.frames()) < 2 * MIB
-
-
-def no_room(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    def failing(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr("runicorn.manifest.journal_writer.write_base", failing)
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES])
-def test_a_compaction_without_room_is_put_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
-) -> None:
-    run = make_run(tmp_path)
-    generate(tmp_path)
-    first = epochs(tmp_path)
-    with monkeypatch.context() as patch:
-        no_room(patch, number)
-        for count in range(3):
-            append(run / "logs.txt", b"more\n")
-            assert generate(tmp_path, compact=True).revision == count + 2
-    assert "the journal grows on" in caplog.text
-    assert epochs(tmp_path) == first
-    assert temps(tmp_path) == []
-    replica = Replica()
-    replica.sync(tmp_path)
-    replica.check(tmp_path)
-
-
-def test_a_seal_without_room_is_put_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_run(tmp_path)
-    generate(tmp_path)
-    first, end = epochs(tmp_path), head(tmp_path).end
-    full_disk_for(monkeypatch, 100)
-    generate(tmp_path, compact=True)
-    assert (epochs(tmp_path), head(tmp_path).end) == (first, end)
-    assert (journal(tmp_path) / file_name(first[0])).stat().st_size == end.offset
-
-
-def full_disk_for(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
-    """The next frames behind a commit find so many bytes of room, and then none."""
-    left = [room]
-
-    def writing(fd: int, data: bytes) -> None:
-        os.write(fd, data[: left[0]])
-        left[0] -= len(data)
-        if left[0] < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("runicorn.manifest.journal_store._write", writing)
-
-
-def test_what_was_half_appended_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run(tmp_path)
-    generate(tmp_path)
-    end = head(tmp_path).end
-    append(run / "logs.txt", b"more\n")
-    with monkeypatch.context() as patch:
-        full_disk_for(patch, 100)
-        with pytest.raises(PublishError, match="No space left"):
-            generate(tmp_path)
-    assert (journal(tmp_path) / file_name(end.epoch)).stat().st_size == end.offset
-    assert generate(tmp_path).revision == 2
-
-
-def test_a_first_base_without_room_leaves_the_manifests(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = make_run(tmp_path)
-    generate(tmp_path)
-    (tmp_path / ".runicorn/scan_state.gz").unlink()
-    append(run / "logs.txt", b"more\n")
-    with monkeypatch.context() as patch:
-        no_room(patch, errno.ENOSPC)
-        assert main(["generate-manifest", "--root", str(tmp_path)]) == 3
-    assert "runicorn: no journal is kept" in capsys.readouterr().err
-    assert inside(journal(tmp_path)) == []
-    assert read_manifest(tmp_path / ".runicorn/full_manifest.json").revision == 2
-    assert main(["generate-manifest", "--root", str(tmp_path)]) == 0
-    assert head(tmp_path).identity.revision == 2
-
-
-def test_a_small_epoch_is_not_left(tmp_path: Path) -> None:
-    run = make_run(tmp_path)
-    generate(tmp_path)
-    first = epochs(tmp_path)
-    for number in range(30):
-        replace(run / "summary.json", f"{number}" * 1000)
-        generate(tmp_path)
-    assert epochs(tmp_path) == first
 
 
 def test_head_names_the_manifest_that_was_there(tmp_path: Path) -> None:
@@ -598,38 +392,6 @@ def test_sorting_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count:
     assert found == sorted(records)
     assert all(one <= other for one, other in pairwise(found))
     assert inside(tmp_path) == []
-
-
-@pytest.mark.parametrize("name", ["HEAD", ".journal", "scan_state.gz.next"])
-@pytest.mark.parametrize("first", [True, False])
-def test_a_full_disk_is_one_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, first: bool
-) -> None:
-    run = make_run(tmp_path)
-    replica = Replica()
-    if not first:
-        generate(tmp_path)
-        replica.sync(tmp_path)
-        append(run / "logs.txt", b"more\n")
-    real = os.fsync
-
-    def failing(fd: int) -> None:
-        if name in str(Path(f"/proc/self/fd/{fd}").readlink()):
-            raise OSError(28, "No space left on device")
-        real(fd)
-
-    monkeypatch.setattr("os.fsync", failing)
-    if first and name == ".journal":
-        generate(tmp_path)  # without a journal
-    else:
-        with pytest.raises(PublishError, match="No space left on device"):
-            generate(tmp_path)
-    monkeypatch.undo()
-    assert temps(tmp_path) == []
-    manifest = generate(tmp_path)
-    replica.sync(tmp_path)
-    replica.check(tmp_path)
-    assert manifest.revision <= 2
 
 
 def test_a_journal_folder_that_is_a_file(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -43,6 +43,7 @@ from testbed.sshd import find_sftp_server
 
 TIMEOUT = 30.0
 RUN = "vision/resnet/runs/r1"
+EVENTS = f"{RUN}/events.jsonl"
 OLD = 1_700_000_000
 NO_JOURNAL = "the server keeps no journal"
 """Why a sync of a root with manifests only does not go by the journal."""
@@ -351,6 +352,10 @@ def a_known(
     size: int, hashes: tuple[bytes, ...] = (bytes(32),), listed: Listed | None = None, **changes: Any
 ) -> Known:
     return Known(LocalFile(size, OLD * 10**9, 7), hashes, listed, **changes)
+
+
+def transport_of(kind: str) -> AbstractContextManager[Transport]:
+    return sftp_server() if kind == "sftp" else nullcontext(LocalTransport())
 
 
 # -- rights ----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from runicorn.manifest import ManifestType
 from runicorn.remote_storage.published import Listing
 from runicorn.remote_storage.removal import Evidence
 from tests.remote_storage.helpers import (
+    EVENTS,
     OLD,
     RUN,
     Site,
@@ -24,7 +25,6 @@ from tests.remote_storage.helpers import (
 
 pytestmark = pytest.mark.rungs("journal", "manifest")
 
-EVENTS = f"{RUN}/events.jsonl"
 SUMMARY = f"{RUN}/summary.json"
 RUNS = [f"vision/resnet/runs/r{number}" for number in range(1, 4)]
 """Three runs of six files each."""

@@ -13,6 +13,7 @@ import pytest
 
 from runicorn.manifest import ManifestType
 from tests.remote_storage.helpers import (
+    EVENTS,
     OLD,
     RUN,
     Site,
@@ -36,7 +37,6 @@ from tests.remote_storage.journal_helpers import (
     state_of,
 )
 
-EVENTS = f"{RUN}/events.jsonl"
 LOGS = f"{RUN}/logs.txt"
 
 

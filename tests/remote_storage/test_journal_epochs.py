@@ -17,7 +17,7 @@ from runicorn.errors import DamagedError, NoJournalError, RunicornError, UnsafeE
 from runicorn.journal.frames import FrameReader, Kind, beginning, encode_frame
 from runicorn.remote_storage.known import LocalFile
 from runicorn.remote_storage.transport import Open, Read, StatusCode, Transport
-from tests.remote_storage.helpers import RUN, Refuse, Site, append, lines, make_run, put, run_files
+from tests.remote_storage.helpers import EVENTS, RUN, Refuse, Site, append, lines, make_run, put, run_files
 from tests.remote_storage.journal_helpers import (
     Counting,
     boundaries,
@@ -34,8 +34,6 @@ from tests.remote_storage.journal_helpers import (
     places,
     state_of,
 )
-
-EVENTS = f"{RUN}/events.jsonl"
 
 
 @pytest.fixture

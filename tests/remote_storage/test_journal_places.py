@@ -15,6 +15,7 @@ from runicorn.errors import CancelledError, DiskFullError
 from runicorn.remote_storage import SyncOptions, synchronize
 from runicorn.remote_storage.transport import StatusCode
 from tests.remote_storage.helpers import (
+    EVENTS,
     RUN,
     Refuse,
     Site,
@@ -34,7 +35,6 @@ from tests.remote_storage.journal_helpers import (
     state_of,
 )
 
-EVENTS = f"{RUN}/events.jsonl"
 BIG = f"{RUN}/media/big.bin"
 
 

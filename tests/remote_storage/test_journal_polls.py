@@ -27,7 +27,7 @@ from runicorn.remote_storage.transport import (
 )
 from runicorn.remote_storage.transport.stream import Stream
 from tests.journal.forge import COMMIT, HEADER, split
-from tests.remote_storage.helpers import RUN, Site, append, lines, make_run, put, run_files
+from tests.remote_storage.helpers import EVENTS, RUN, Site, append, lines, make_run, put, run_files
 from tests.remote_storage.journal_helpers import (
     Counting,
     Server,
@@ -43,8 +43,6 @@ from tests.remote_storage.journal_helpers import (
     head,
     places,
 )
-
-EVENTS = f"{RUN}/events.jsonl"
 
 
 def goes_on(site: Site, *, compact: bool = False) -> None:

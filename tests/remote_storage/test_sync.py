@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +13,27 @@ import pytest
 from runicorn.errors import NoManifestError, NoSuchRootError, UnsafeError, UsageError
 from runicorn.manifest import ManifestType
 from runicorn.remote_storage import Selection, SyncOptions, SyncReport
-from runicorn.remote_storage.transport import LocalTransport, SshTarget, Transport, connect_ssh
+from runicorn.remote_storage.transport import SshTarget, Transport, connect_ssh
 from testbed.counting import read_counts, reset_counts, subsystem_command
 from testbed.sshd import Sshd
 from testbed.trees import Layout, append_run, make_tree
 from tests.remote_storage.helpers import (
+    EVENTS,
     NO_JOURNAL,
     OLD,
     RUN,
     TIMEOUT,
-    Meanwhile,
     Relay,
     Site,
     append,
     lines,
     make_run,
-    overwrite,
     put,
     run_files,
-    sftp_server,
-    status,
+    transport_of,
 )
 
 pytestmark = pytest.mark.rungs("journal", "manifest")
-
-EVENTS = f"{RUN}/events.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +49,6 @@ def sshd(counts: Path) -> Iterator[Sshd]:
 
 def over_ssh(server: Sshd) -> Transport:
     return connect_ssh(SshTarget(server.host, command=tuple(server.ssh_command)), timeout=TIMEOUT)
-
-
-def transport_of(kind: str) -> AbstractContextManager[Transport]:
-    return sftp_server() if kind == "sftp" else nullcontext(LocalTransport())
 
 
 # -- all of it -------------------------------------------------------------------------------
@@ -293,311 +283,6 @@ def test_another_filter_is_not_no_changes(site: Site) -> None:
 def test_equal_selections_have_one_key() -> None:
     assert Selection().key == ""
     assert Selection(projects=("a",)).key != Selection(include=("a",)).key
-
-
-# -- logs ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
-@pytest.mark.parametrize("kind", ["local", "sftp"])
-def test_append_moves_only_what_was_appended(site: Site, kind: str, method: str) -> None:
-    put(site.root / EVENTS, lines(9000), OLD)
-    site.publish()
-    with transport_of(kind) as transport:
-        site.sync(transport, method=method)
-        inode = (site.mirror / EVENTS).stat().st_ino
-        append(site.root / EVENTS, lines(10, 9000))
-        site.publish()
-        report = site.sync(transport, method=method)
-    site.assert_equal()
-    assert (report.incremental_count, report.full_count) == (1, 0)
-    assert (site.mirror / EVENTS).stat().st_ino == inode
-    overlap = 64 * 1024 if method == "walk" else 0
-    assert report.bytes_downloaded == len(lines(10, 9000)) + overlap
-
-
-@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
-def test_append_over_several_blocks(site: Site, method: str) -> None:
-    put(site.root / EVENTS, lines(50_000), OLD)
-    site.publish()
-    site.sync(method=method)
-    append(site.root / EVENTS, lines(60_000, 50_000))
-    site.publish()
-    report = site.sync(method=method)
-    site.assert_equal()
-    assert report.incremental_count == 1
-    assert report.bytes_downloaded < len(lines(60_000, 50_000)) + 70_000
-
-
-@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
-def test_torn_record_is_withheld_until_it_is_whole(site: Site, method: str) -> None:
-    whole = lines(20)
-    put(site.root / EVENTS, whole + '{"step": 20, "lo', OLD)
-    site.publish()
-    site.sync(method=method)
-    assert (site.mirror / EVENTS).read_text() == whole
-    inode = (site.mirror / EVENTS).stat().st_ino
-    put(site.root / EVENTS, lines(21), OLD + 5)
-    site.publish()
-    report = site.sync(method=method)
-    site.assert_equal()
-    assert (report.incremental_count, (site.mirror / EVENTS).stat().st_ino) == (1, inode)
-
-
-@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
-def test_torn_record_of_an_append_is_withheld(site: Site, method: str) -> None:
-    site.publish()
-    site.sync(method=method)
-    append(site.root / EVENTS, lines(1, 20) + '{"step": 21')
-    site.publish()
-    site.sync(method=method)
-    assert (site.mirror / EVENTS).read_text() == lines(21)
-    append(site.root / EVENTS, lines(1, 21)[len('{"step": 21') :])
-    site.publish()
-    site.sync(method=method)
-    site.assert_equal()
-
-
-@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
-def test_torn_record_is_delivered_when_the_run_ends(site: Site, method: str) -> None:
-    put(site.root / EVENTS, lines(20) + "killed here", OLD)
-    site.publish()
-    site.sync(method=method)
-    assert (site.mirror / EVENTS).read_text() == lines(20)
-    put(site.root / RUN / "status.json", status("failed"), OLD + 60)
-    site.publish()
-    report = site.sync(method=method)
-    site.assert_equal()
-    assert report.failed_count == 0
-    assert site.sync(method=method).files_synced == 0
-
-
-def test_log_that_is_one_torn_record_is_there_and_empty(site: Site) -> None:
-    put(site.root / EVENTS, "no newline yet", OLD)
-    site.publish()
-    site.sync()
-    assert (site.mirror / EVENTS).read_bytes() == b""
-
-
-def test_empty_log(site: Site) -> None:
-    put(site.root / EVENTS, "", OLD)
-    site.publish()
-    assert site.sync().failed_count == 0
-    site.assert_equal()
-    append(site.root / EVENTS, lines(3))
-    site.publish()
-    assert site.sync().incremental_count == 1
-    site.assert_equal()
-
-
-@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
-@pytest.mark.parametrize(
-    "content",
-    [
-        lines(100, 7),
-        lines(10),
-        lines(19) + lines(1, 5_000_000)[: len(LAST)] if (LAST := lines(1, 19)) else "",
-    ],
-    ids=["rotated and bigger", "truncated", "same size"],
-)
-def test_rewritten_log_is_replaced(site: Site, method: str, content: str) -> None:
-    site.publish()
-    site.sync(method=method)
-    put(site.root / EVENTS, content.rstrip("\n") + "\n", OLD + 50)
-    site.publish()
-    report = site.sync(method=method)
-    site.assert_equal()
-    assert (report.full_count, report.incremental_count, report.failed_count) == (1, 0, 0)
-
-
-def test_log_rewritten_inside_the_last_block_is_not_fetched_twice(site: Site) -> None:
-    """The tail hash tells before anything is fetched that an append would be in vain."""
-    text = lines(40_000)
-    put(site.root / EVENTS, text, OLD)
-    site.publish()
-    site.sync()
-    changed = text[:100] + "#" + text[101:] + lines(10, 40_000)
-    put(site.root / EVENTS, changed, OLD + 5)
-    site.publish()
-    report = site.sync()
-    site.assert_equal()
-    assert (report.full_count, report.incremental_count) == (1, 0)
-    assert report.bytes_downloaded == len(changed)
-
-
-def test_log_rewritten_before_the_last_block_is_replaced(site: Site) -> None:
-    text = lines(60_000)
-    put(site.root / EVENTS, text, OLD)
-    site.publish()
-    site.sync()
-    changed = text[:100] + "#" + text[101:] + lines(40_000, 60_000)
-    put(site.root / EVENTS, changed, OLD + 5)
-    site.publish()
-    report = site.sync()
-    site.assert_equal()
-    assert report.full_count == 1
-
-
-@pytest.mark.rungs("listed", "manifest")
-def test_log_that_grows_during_the_sync_is_a_prefix(site: Site) -> None:
-    site.publish()
-    grow = Meanwhile("events.jsonl", lambda: append(site.root / EVENTS, lines(5, 20)))
-    assert site.sync(grow).failed_count == 0
-    assert (site.mirror / EVENTS).read_text() == lines(20)
-    site.publish()
-    assert site.sync().incremental_count == 1
-    site.assert_equal()
-
-
-@pytest.mark.rungs("listed", "manifest")
-def test_log_that_was_rewritten_after_the_listing_is_taken_as_it_is(site: Site) -> None:
-    site.publish()
-    put(site.root / EVENTS, lines(50, 100))
-    report = site.sync()
-    assert report.failed_count == 0
-    site.assert_equal()
-    relay = Relay()
-    assert site.sync(relay).skipped
-    assert relay.opened_runs() == []
-
-
-# -- state files -----------------------------------------------------------------------------
-
-
-@pytest.mark.rungs("listed", "manifest")
-def test_state_file_newer_than_the_manifest_is_accepted_once(site: Site) -> None:
-    site.publish()
-    put(site.root / RUN / "summary.json", '{"best": 2, "more": "than was listed"}', OLD + 9)
-    report = site.sync()
-    assert (report.failed_count, report.vanished_count) == (0, 0)
-    site.assert_equal()
-    relay = Relay()
-    assert site.sync(relay).skipped
-    site.publish()
-    assert site.sync(relay).files_synced == 0
-    assert relay.opened_runs() == []
-    site.assert_equal()
-
-
-@pytest.mark.parametrize("method", ["journal", "manifest", "walk"])
-def test_state_file_of_the_same_size_is_fetched_anew(site: Site, method: str) -> None:
-    site.publish()
-    site.sync(method=method)
-    put(site.root / RUN / "summary.json", '{"best": 2}')
-    site.publish()
-    assert site.sync(method=method).full_count == 1
-    site.assert_equal()
-
-
-@pytest.mark.parametrize("name", ["summary.json", "events.jsonl"])
-def test_edit_that_leaves_no_trace_is_found_by_a_walk_while_the_file_is_young(site: Site, name: str) -> None:
-    """SFTP tells whole seconds: the same size and the same second prove nothing yet."""
-    path = site.root / RUN / name
-    put(path, path.read_bytes())
-    site.sync(method="walk")
-    overwrite(path, path.read_bytes().replace(b"1", b"2"))
-    report = site.sync(method="walk")
-    assert report.failed_count == 0
-    site.assert_equal()
-
-
-@pytest.mark.parametrize("name", ["summary.json", "events.jsonl"])
-def test_edit_that_leaves_no_trace_is_found_by_a_walk_behind_a_better_listing(site: Site, name: str) -> None:
-    """That tells exact times and digests: they do not make a young file an old one."""
-    path = site.root / RUN / name
-    put(path, path.read_bytes())
-    site.publish()
-    site.sync()
-    overwrite(path, path.read_bytes().replace(b"1", b"2"))
-    assert site.sync(method="walk").failed_count == 0
-    site.assert_equal()
-
-
-@pytest.mark.parametrize("name", ["summary.json", "events.jsonl"])
-def test_edit_that_leaves_no_trace_is_found_by_a_digest_behind_a_walk(site: Site, name: str) -> None:
-    path = site.root / RUN / name
-    site.sync(method="walk")
-    overwrite(path, path.read_bytes().replace(b"1", b"2"))
-    site.publish()
-    assert site.sync().failed_count == 0
-    site.assert_equal()
-
-
-def test_log_that_was_cut_in_the_second_in_which_a_walk_brought_it_is_cut_here_too(site: Site) -> None:
-    log = site.root / RUN / "events.jsonl"
-    os.utime(log, ns=(OLD * 10**9, OLD * 10**9 + 1))
-    site.sync(method="walk")
-    log.write_bytes(b"")
-    os.utime(log, ns=(OLD * 10**9, OLD * 10**9 + 2))
-    site.publish()
-    assert site.sync().failed_count == 0
-    site.assert_equal()
-
-
-def test_touched_file_is_not_fetched_again(site: Site) -> None:
-    site.publish()
-    site.sync()
-    os.utime(site.root / RUN / "media/a.png", (OLD + 9, OLD + 9))
-    site.publish()
-    report = site.sync()
-    assert (report.skipped, report.files_synced, report.bytes_downloaded) == (False, 0, 0)
-    assert site.sync().skipped
-
-
-@pytest.mark.rungs("listed", "manifest")
-def test_file_that_vanished_is_no_failure_and_tried_again(site: Site) -> None:
-    site.publish()
-    summary = site.root / RUN / "summary.json"
-    content = summary.read_bytes()
-    summary.unlink()
-    for _ in range(2):
-        report = site.sync()
-        assert (report.failed_count, report.vanished_count, report.skipped) == (0, 1, False)
-    put(summary, content, OLD)
-    report = site.sync()
-    assert (report.vanished_count, report.files_synced) == (0, 1)
-    site.assert_equal()
-    assert site.sync().skipped
-
-
-def test_run_that_vanished_while_walking_is_no_failure(site: Site) -> None:
-    gone = Meanwhile("summary.json", (site.root / RUN / "summary.json").unlink)
-    report = site.sync(gone, method="walk")
-    assert (report.failed_count, report.vanished_count) == (0, 1)
-    assert site.sync(method="walk").vanished_count == 0
-    site.assert_equal()
-
-
-def test_half_written_json_is_not_installed(site: Site) -> None:
-    summary, mine = (folder / RUN / "summary.json" for folder in (site.root, site.mirror))
-    site.sync()
-    old = mine.read_bytes()
-    put(summary, '{"best": 3, "half')
-    seen: list[bytes] = []
-
-    def go_on() -> None:
-        seen.append(mine.read_bytes())
-        put(summary, '{"best": 3, "half": 1}')
-
-    assert site.sync(Meanwhile("summary.json", go_on, nth=2)).failed_count == 0
-    assert seen == [old]
-    site.assert_equal()
-
-
-def test_json_that_stays_invalid_is_accepted_when_it_is_read_twice(site: Site) -> None:
-    put(site.root / RUN / "summary.json", '{"best": NaN')
-    relay = Relay()
-    report = site.sync(relay)
-    assert report.failed_count == 0
-    assert [path.rsplit("/", 1)[1] for path in relay.opened].count("summary.json") == 2
-    site.assert_equal()
-
-
-def test_json_that_is_invalid_and_published_is_what_was_published(site: Site) -> None:
-    put(site.root / RUN / "summary.json", "not JSON at all")
-    site.publish()
-    assert site.sync().failed_count == 0
-    site.assert_equal()
 
 
 # -- one way and the other -------------------------------------------------------------------

@@ -18,6 +18,7 @@ from runicorn.remote_storage.state import MirrorState
 from runicorn.remote_storage.transport import LocalTransport, Open, Operation, Read, StatusCode
 from testbed.trees import make_tree
 from tests.remote_storage.helpers import (
+    EVENTS,
     OLD,
     RUN,
     Meanwhile,
@@ -37,7 +38,6 @@ from tests.remote_storage.helpers import (
 
 pytestmark = pytest.mark.rungs("journal", "manifest")
 
-EVENTS = f"{RUN}/events.jsonl"
 SUMMARY = f"{RUN}/summary.json"
 MIB = 1024 * 1024
 

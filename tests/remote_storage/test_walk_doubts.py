@@ -36,6 +36,7 @@ from runicorn.remote_storage.walk import Walker
 from testbed.sshd import find_sftp_server
 from tests.faults.process import TIMEOUT
 from tests.remote_storage.helpers import (
+    EVENTS,
     NOBODY,
     RUN,
     Meanwhile,
@@ -54,7 +55,6 @@ from tests.remote_storage.helpers import (
 pytestmark = pytest.mark.rungs("journal", "manifest")
 
 MIB = 1024 * 1024
-EVENTS = f"{RUN}/events.jsonl"
 SUMMARY = f"{RUN}/summary.json"
 FILM = f"{RUN}/media/film.mp4"
 RUNS = [f"vision/resnet/runs/r{number}" for number in range(1, 4)]
