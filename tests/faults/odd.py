@@ -13,6 +13,8 @@ from tests.faults.process import TIMEOUT, Done, environment
 _NURSERY = """
 import ctypes, gc, importlib, json, os, pkgutil, resource, sys, time, traceback
 import runicorn
+
+# No more than these: what is loaded before `shift` may hold on to the clock of before.
 import runicorn.cli.explain, runicorn.cli.generate_manifest, runicorn.cli.status, runicorn.cli.sync
 import runicorn.cli.verify, runicorn.cli.sync_output, runicorn.cli.progress
 import runicorn.remote_storage, runicorn.remote_storage.service, runicorn.remote_storage.verify
